@@ -1,0 +1,74 @@
+// The CPU inner loops, compiled once per instruction set and chosen at run time. No torch here, and nothing of the C++
+// library that could be instantiated with vector instructions and then shared: raw pointers only.
+#pragma once
+
+#include <cstdint>
+
+#include "../math/philox.h"
+
+namespace irecgan::cpu {
+
+// A race that could not be run returns one of these instead of k.
+constexpr int64_t kNotANumber = -1;
+
+// (max, sum of exp(l - max)) of each block of a row; a block without a finite logit has max = -inf, sum = 0.
+template <typename T>
+struct BlockStats {
+  T* max;  // [block_count(C)]
+  T* sum;  // [block_count(C)]
+};
+
+// An inner node of a session's race: the next arrival of a block.
+struct Arrival {
+  double log_time;
+  int64_t block;
+  uint64_t taken;  // bit i: item 64 * block + i was drawn
+};
+
+// Work space of one race, owned by the caller.
+struct RaceScratch {
+  float* lower_bounds;  // [block_count(C)]
+  Arrival* arrivals;    // [k]
+};
+
+// One candidate set of a user's click: the slate's item embeddings, then END's.
+struct ClickInputs {
+  const float* query;      // [E] W^c s + b^c
+  const float* embedding;  // [C + 2, E]
+  const int64_t* slate;    // [K]; negative entries are PAD
+  int64_t slate_size;      // K
+  int64_t width;           // E
+  int64_t end;             // END's row of the embedding
+  float* weights;          // [K + 1] scratch
+};
+
+struct Kernels {
+  const char* name;
+
+  void (*block_stats_f32)(const float* logits, int64_t items, BlockStats<float> stats);
+  void (*block_stats_f64)(const double* logits, int64_t items, BlockStats<double> stats);
+
+  // k draws without replacement from one row. Returns k; fewer if the row has fewer finite logits (then that number);
+  // kNotANumber if a logit is NaN or +inf. values [k] = -log(arrival) in descending order, indices [k].
+  int64_t (*race_f32)(const float* logits, int64_t items, int64_t k, BlockStats<float> stats, const Stream& stream,
+                      RaceScratch scratch, float* values, int64_t* indices);
+  int64_t (*race_f64)(const double* logits, int64_t items, int64_t k, BlockStats<double> stats, const Stream& stream,
+                      RaceScratch scratch, double* values, int64_t* indices);
+
+  // gates [3H]: input projections (r, z, n); recurrent [3H]; state, next [H].
+  void (*gru_row)(const float* gates, const float* recurrent, const float* state, float* next, int64_t hidden);
+  // gates [4H] (i, f, g, o), both projections summed; cell, next_cell, next [H].
+  void (*lstm_row)(const float* gates, const float* cell, float* next, float* next_cell, int64_t hidden);
+
+  // Index of the clicked candidate, 0..K-1 or K for END, by inverse CDF in slate order with uniform u.
+  int64_t (*click)(const ClickInputs& inputs, double u);
+  // D's step score without the reward factor: (sum_j softmax_j(query . e_j / temperature) e_j) . e_clicked. mean [E]
+  // scratch.
+  float (*step_score)(const ClickInputs& inputs, int64_t clicked_row, float temperature, float* mean);
+  float (*dot)(const float* a, const float* b, int64_t n);
+};
+
+// The best set that this processor can run, or the one that IRECGAN_CPU_CAPABILITY names (baseline, avx2, avx512).
+const Kernels& kernels();
+
+}  // namespace irecgan::cpu

@@ -1,0 +1,307 @@
+#include "rollout.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "../math/race.h"
+#include "encoder.h"
+
+namespace irecgan::cpu {
+namespace {
+
+constexpr float kTemperature = 0.1f;        // of D's favourite item
+constexpr int64_t kLogitsBudget = 1 << 22;  // floats of agent logits held at a time (16 MiB)
+constexpr int64_t kSessionGrain = 8;
+
+// A session under way: a root (a row of the caller's) or a completion of one.
+struct Session {
+  int64_t root;  // index of the caller's row
+  uint32_t step;
+  uint32_t spawn;
+  uint32_t completion;
+  int64_t parent;  // row of the previous states
+  int64_t symbol;  // next input, as a row of the embedding
+  int64_t node;    // row of this step's states
+  double score_sum;
+  int64_t clicked;  // this step's click: an item or kEnd
+  float reward;
+};
+
+class Rollout {
+ public:
+  Rollout(const Runtime& runtime, const RolloutModels& models, const RolloutRows& rows, const RolloutOptions& options,
+          const RolloutOutputs& out);
+  void run();
+
+ private:
+  void find_nodes();
+  void group_by_node();
+  void project_queries();
+  void play_step();
+  void play_chunk(int64_t first_node, int64_t last_node);
+  void play_session(int64_t session, const float* logits, BlockStats<float> stats, RaceScratch scratch, float* values,
+                    float* weights, float* mean);
+  void record(const Session& s);
+  void advance();
+  void finish(const Session& s, bool censored);
+  void project(std::vector<float>& to, const Encoder& encoder, const LinearWeights& linear, int64_t width);
+
+  bool is_root(const Session& s) const { return s.spawn == 0; }
+  int64_t column(const Session& s) const { return static_cast<int64_t>(s.step) - rows_.steps[s.root]; }
+
+  const Runtime& runtime_;
+  const RolloutModels& models_;
+  const RolloutRows& rows_;
+  const RolloutOptions& options_;
+  const RolloutOutputs& out_;
+  const Kernels& kernel_ = kernels();
+  Encoder user_;
+  Encoder agent_;
+  std::optional<Encoder> discriminator_;
+  std::vector<Session> sessions_;
+  std::vector<Session> next_;
+  std::vector<Node> nodes_;
+  std::vector<int64_t> table_;          // hash table of find_nodes: node or -1
+  std::vector<int64_t> order_;          // sessions sorted by node
+  std::vector<int64_t> first_of_node_;  // [nodes + 1] ranges of order_
+  std::vector<int64_t> slates_;         // [sessions, K]
+  std::vector<double> q_sums_;          // [R, W]
+  std::vector<float> logits_, block_max_, block_sum_, click_queries_, reward_queries_, favourite_queries_;
+  std::atomic<int64_t> bad_session_{-1};
+};
+
+Rollout::Rollout(const Runtime& runtime, const RolloutModels& models, const RolloutRows& rows,
+                 const RolloutOptions& options, const RolloutOutputs& out)
+    : runtime_(runtime),
+      models_(models),
+      rows_(rows),
+      options_(options),
+      out_(out),
+      user_(runtime, models.user, models.cell, models.states),
+      agent_(runtime, models.agent, models.cell, models.states),
+      q_sums_(static_cast<size_t>(rows.count * options.width), 0.0) {
+  if (models.has_discriminator) discriminator_.emplace(runtime, models.discriminator, models.cell, models.states);
+  for (int64_t r = 0; r < rows.count; ++r) {
+    const int64_t symbol = rows.symbols[r] == kBos ? models.items + 1 : rows.symbols[r];
+    sessions_.push_back(Session{r, static_cast<uint32_t>(rows.steps[r]), 0, 0, rows.state_index[r], symbol, 0,
+                                rows.score_sums[r], kPad, 0.0f});
+  }
+}
+
+void Rollout::run() {
+  while (!sessions_.empty()) {
+    find_nodes();
+    group_by_node();
+    user_.step(nodes_);
+    agent_.step(nodes_);
+    if (discriminator_) discriminator_->step(nodes_);
+    project_queries();
+    play_step();
+    out_.work[0] += static_cast<int64_t>(sessions_.size());
+    out_.work[1] += static_cast<int64_t>(nodes_.size());
+    out_.work[2] += static_cast<int64_t>(nodes_.size()) * (discriminator_ ? 3 : 2);
+    out_.work[3] += 1;
+    advance();
+  }
+  for (size_t i = 0; i < q_sums_.size(); ++i) out_.q[i] = static_cast<float>(q_sums_[i]);
+}
+
+// One node per distinct (parent state, symbol): the click histories form a trie, and a step projects each node once.
+void Rollout::find_nodes() {
+  nodes_.clear();
+  size_t size = 16;
+  while (size < 2 * sessions_.size()) size *= 2;
+  if (options_.share) table_.assign(size, -1);
+  for (Session& s : sessions_) {
+    if (!options_.share) {
+      s.node = static_cast<int64_t>(nodes_.size());
+      nodes_.push_back(Node{s.parent, s.symbol});
+      continue;
+    }
+    const uint64_t key = (static_cast<uint64_t>(s.parent) * 0x9E3779B97F4A7C15u) ^
+                         (static_cast<uint64_t>(s.symbol) * 0xC2B2AE3D27D4EB4Fu);
+    size_t slot = static_cast<size_t>(key ^ key >> 29) & (size - 1);
+    while (table_[slot] >= 0) {
+      const Node& node = nodes_[static_cast<size_t>(table_[slot])];
+      if (node.parent == s.parent && node.symbol == s.symbol) break;
+      slot = (slot + 1) & (size - 1);
+    }
+    if (table_[slot] < 0) {
+      table_[slot] = static_cast<int64_t>(nodes_.size());
+      nodes_.push_back(Node{s.parent, s.symbol});
+    }
+    s.node = table_[slot];
+  }
+}
+
+void Rollout::group_by_node() {
+  first_of_node_.assign(nodes_.size() + 1, 0);
+  for (const Session& s : sessions_) ++first_of_node_[static_cast<size_t>(s.node) + 1];
+  for (size_t n = 0; n < nodes_.size(); ++n) first_of_node_[n + 1] += first_of_node_[n];
+  order_.resize(sessions_.size());
+  std::vector<int64_t>& at = table_;  // free until the next step
+  at.assign(first_of_node_.begin(), first_of_node_.end());
+  for (size_t i = 0; i < sessions_.size(); ++i)
+    order_[static_cast<size_t>(at[static_cast<size_t>(sessions_[i].node)]++)] = static_cast<int64_t>(i);
+}
+
+void Rollout::project(std::vector<float>& to, const Encoder& encoder, const LinearWeights& linear, int64_t width) {
+  const auto nodes = static_cast<int64_t>(nodes_.size());
+  if (static_cast<int64_t>(to.size()) < nodes * width) to.resize(static_cast<size_t>(nodes * width));
+  runtime_.linear(to.data(), encoder.output(), linear.weight, linear.bias, nodes, encoder.hidden(), width);
+}
+
+void Rollout::project_queries() {
+  project(click_queries_, user_, models_.click_query, models_.user.width);
+  if (models_.binary_reward) project(reward_queries_, user_, models_.reward_query, models_.user.width);
+  if (discriminator_)
+    project(favourite_queries_, *discriminator_, models_.favourite_query, models_.discriminator.width);
+}
+
+// Agent logits are made for a chunk of nodes at a time, and every session of the chunk plays from them.
+void Rollout::play_step() {
+  slates_.resize(sessions_.size() * static_cast<size_t>(options_.slate_size));
+  const auto nodes = static_cast<int64_t>(nodes_.size());
+  const int64_t chunk = std::max<int64_t>(1, kLogitsBudget / models_.items);
+  for (int64_t first = 0; first < nodes; first += chunk) play_chunk(first, std::min(nodes, first + chunk));
+  const int64_t bad = bad_session_.load();
+  if (bad < 0) return;
+  const Session& s = sessions_[static_cast<size_t>(bad)];
+  throw std::runtime_error("agent logits must hold at least slate_size = " + std::to_string(options_.slate_size) +
+                           " finite entries and no NaN or +inf: row " + std::to_string(rows_.ids[s.root]) + ", step " +
+                           std::to_string(s.step));
+}
+
+void Rollout::play_chunk(int64_t first_node, int64_t last_node) {
+  const int64_t items = models_.items;
+  const int64_t blocks = block_count(items);
+  const int64_t count = last_node - first_node;
+  logits_.resize(std::max(logits_.size(), static_cast<size_t>(count * items)));
+  block_max_.resize(std::max(block_max_.size(), static_cast<size_t>(count * blocks)));
+  block_sum_.resize(std::max(block_sum_.size(), static_cast<size_t>(count * blocks)));
+  runtime_.linear(logits_.data(), agent_.output() + first_node * models_.agent.hidden, models_.head.weight,
+                  models_.head.bias, count, models_.agent.hidden, items);
+  runtime_.parallel_for(count, 1 + 4096 / items, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      kernel_.block_stats_f32(logits_.data() + n * items, items,
+                              {block_max_.data() + n * blocks, block_sum_.data() + n * blocks});
+    }
+  });
+  const int64_t first = first_of_node_[static_cast<size_t>(first_node)];
+  const int64_t last = first_of_node_[static_cast<size_t>(last_node)];
+  runtime_.parallel_for(last - first, kSessionGrain, [&](int64_t begin, int64_t end) {
+    const int64_t k = options_.slate_size;
+    std::vector<float> bounds(static_cast<size_t>(blocks)), values(static_cast<size_t>(k)),
+        weights(static_cast<size_t>(k + 1));
+    std::vector<float> mean(static_cast<size_t>(models_.discriminator.width));
+    std::vector<Arrival> arrivals(static_cast<size_t>(k));
+    for (int64_t i = first + begin; i < first + end; ++i) {
+      const int64_t session = order_[static_cast<size_t>(i)];
+      const int64_t n = sessions_[static_cast<size_t>(session)].node - first_node;
+      play_session(session, logits_.data() + n * items,
+                   {block_max_.data() + n * blocks, block_sum_.data() + n * blocks}, {bounds.data(), arrivals.data()},
+                   values.data(), weights.data(), mean.data());
+    }
+  });
+}
+
+// Slate, click, reward and D's score of one session's step.
+void Rollout::play_session(int64_t session, const float* logits, BlockStats<float> stats, RaceScratch scratch,
+                           float* values, float* weights, float* mean) {
+  Session& s = sessions_[static_cast<size_t>(session)];
+  const int64_t k = options_.slate_size;
+  int64_t* slate = slates_.data() + session * k;
+  const Stream stream{options_.seed, rows_.ids[s.root], s.step, s.spawn, s.completion};
+  if (kernel_.race_f32(logits, models_.items, k, stats, stream, scratch, values, slate) != k) {
+    int64_t none = -1;
+    bad_session_.compare_exchange_strong(none, session);
+    return;
+  }
+  const Words words = draw(stream, Purpose::kClick, 0);
+  const int64_t width = models_.user.width;
+  const ClickInputs user{
+      click_queries_.data() + s.node * width, models_.user.embedding, slate, k, width, models_.items, weights};
+  const int64_t choice = kernel_.click(user, uniform(words.w[0], words.w[1]));
+  s.clicked = choice == k ? kEnd : slate[choice];
+  s.reward = 0.0f;
+  if (s.clicked != kEnd) {
+    s.reward = 1.0f;
+    if (models_.binary_reward) {
+      const float logit =
+          kernel_.dot(reward_queries_.data() + s.node * width, models_.user.embedding + s.clicked * width, width);
+      s.reward = uniform(words.w[2], words.w[3]) < 1.0 / (1.0 + std::exp(-static_cast<double>(logit))) ? 1.0f : 0.0f;
+    }
+  }
+  if (!discriminator_) return;
+  const int64_t d_width = models_.discriminator.width;
+  const ClickInputs favourite{favourite_queries_.data() + s.node * d_width,
+                              models_.discriminator.embedding,
+                              slate,
+                              k,
+                              d_width,
+                              models_.items,
+                              weights};
+  const float match = kernel_.step_score(favourite, s.clicked == kEnd ? models_.items : s.clicked, kTemperature, mean);
+  s.score_sum += match * (models_.reward_scale * s.reward + models_.reward_shift);
+}
+
+void Rollout::record(const Session& s) {
+  const int64_t k = options_.slate_size;
+  const int64_t at = s.root * options_.width + column(s);
+  std::copy_n(slates_.data() + (&s - sessions_.data()) * k, k, out_.slates + at * k);
+  out_.clicks[at] = s.clicked;
+  out_.rewards[at] = s.reward;
+  out_.lengths[s.root] += 1;
+}
+
+// Compaction: who goes on, and the completions of the roots that do. Sessions keep their order, so that sums do not
+// depend on the number of threads.
+void Rollout::advance() {
+  next_.clear();
+  for (const Session& s : sessions_) {
+    if (is_root(s)) record(s);
+    const bool capped = static_cast<int64_t>(s.step) + 1 == options_.max_steps;
+    if (s.clicked == kEnd || capped) {
+      finish(s, s.clicked != kEnd);
+      continue;
+    }
+    Session going = s;
+    going.step += 1;
+    going.parent = s.node;
+    going.symbol = s.clicked;
+    next_.push_back(going);
+    if (!is_root(s)) continue;
+    going.spawn = s.step + 1;
+    for (int64_t n = 0; n < options_.completions; ++n) {
+      going.completion = static_cast<uint32_t>(n);
+      next_.push_back(going);
+    }
+  }
+  std::swap(sessions_, next_);
+}
+
+void Rollout::finish(const Session& s, bool censored) {
+  if (is_root(s)) out_.censored[s.root] = censored;
+  if (!discriminator_) return;
+  const double d = 1.0 / (1.0 + std::exp(-s.score_sum / (static_cast<double>(s.step) + 1.0)));
+  double* q = q_sums_.data() + s.root * options_.width;
+  if (is_root(s)) {
+    out_.scores[s.root] = static_cast<float>(d);
+    q[column(s)] = d;
+  } else {
+    q[static_cast<int64_t>(s.spawn) - 1 - rows_.steps[s.root]] += d / static_cast<double>(options_.completions);
+  }
+}
+
+}  // namespace
+
+void rollout(const Runtime& runtime, const RolloutModels& models, const RolloutRows& rows,
+             const RolloutOptions& options, const RolloutOutputs& out) {
+  Rollout(runtime, models, rows, options, out).run();
+}
+
+}  // namespace irecgan::cpu

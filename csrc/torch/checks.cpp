@@ -1,0 +1,208 @@
+#include "checks.h"
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "../cpu/rollout.h"
+#include "../math/race.h"
+
+namespace irecgan {
+namespace {
+
+using torch::headeronly::ScalarType;
+
+constexpr int64_t kMaxRow = int64_t{1} << 40;
+constexpr int64_t kMaxStep = int64_t{1} << 16;
+constexpr int64_t kMaxItems = int64_t{kBlock} << 24;
+
+std::string shape(const std::vector<int64_t>& sizes) {
+  std::string text;
+  for (const int64_t size : sizes) text.append(text.empty() ? "" : ", ").append(std::to_string(size));
+  return "[" + text + "]";
+}
+
+std::string shape(const Tensor& t) {
+  const auto sizes = t.sizes();
+  return shape(std::vector<int64_t>(sizes.begin(), sizes.end()));
+}
+
+const char* dtype_name(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Bool:
+      return "bool";
+    default:
+      return "another dtype";
+  }
+}
+
+void require(bool holds, const std::string& name, const std::string& rule, const std::string& got) {
+  if (!holds) fail(name + " must " + rule + ", got " + got);
+}
+
+void check_dtype(const Tensor& t, ScalarType type, const std::string& name) {
+  require(t.scalar_type() == type, name, std::string("have dtype ") + dtype_name(type), dtype_name(t.scalar_type()));
+}
+
+void check_shape(const Tensor& t, const std::vector<int64_t>& sizes, const std::string& name) {
+  bool same = t.dim() == static_cast<int64_t>(sizes.size());
+  for (size_t d = 0; same && d < sizes.size(); ++d) same = t.size(static_cast<int64_t>(d)) == sizes[d];
+  require(same, name, "have shape " + shape(sizes), shape(t));
+}
+
+void check_range(int64_t value, int64_t low, int64_t high, const std::string& name, const std::string& range) {
+  require(value >= low && value <= high, name, "be in " + range, std::to_string(value));
+}
+
+// Values of a small int64 CPU tensor within low..high. Device tensors are not read: that would synchronise.
+void check_values(const Tensor& t, int64_t low, int64_t high, const std::string& name, const std::string& range) {
+  if (!t.is_cpu()) return;
+  const Tensor dense = torch::stable::contiguous(t);
+  const int64_t* data = dense.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < dense.numel(); ++i)
+    check_range(data[i], low, high, name + "[" + std::to_string(i) + "]", range);
+}
+
+void check_seed(const Tensor& seed) {
+  check_dtype(seed, ScalarType::Long, "seed");
+  require(seed.numel() == 1, "seed", "hold one element", shape(seed));
+}
+
+struct EncoderSizes {
+  int64_t embedding;
+  int64_t hidden;
+};
+
+// The parameters that every model begins with: embedding [C + 2, E], then per layer the two weights and two biases.
+EncoderSizes check_encoder(const std::vector<Tensor>& p, const std::string& name, const RolloutSizes& sizes,
+                           size_t heads) {
+  const size_t expected = 1 + 4 * static_cast<size_t>(sizes.layers) + heads;
+  require(p.size() == expected, name, "hold " + std::to_string(expected) + " tensors", std::to_string(p.size()));
+  for (size_t i = 0; i < p.size(); ++i) check_dtype(p[i], ScalarType::Float, name + "[" + std::to_string(i) + "]");
+  require(p[0].dim() == 2, name + "[0]", "have 2 dimensions [C + 2, E]", shape(p[0]));
+  require(p[2].dim() == 2, name + "[2]", "have 2 dimensions [G H, H]", shape(p[2]));
+  const EncoderSizes encoder{p[0].size(1), p[2].size(1)};
+  check_shape(p[0], {sizes.items + 2, encoder.embedding}, name + "[0]");
+  const int64_t gate_width = (sizes.components == 1 ? 3 : 4) * encoder.hidden;
+  for (int64_t layer = 0; layer < sizes.layers; ++layer) {
+    const auto at = static_cast<size_t>(1 + 4 * layer);
+    const std::string index = name + "[" + std::to_string(at) + "..]";
+    check_shape(p[at], {gate_width, layer == 0 ? encoder.embedding : encoder.hidden}, index);
+    check_shape(p[at + 1], {gate_width, encoder.hidden}, index);
+    check_shape(p[at + 2], {gate_width}, index);
+    check_shape(p[at + 3], {gate_width}, index);
+  }
+  return encoder;
+}
+
+void check_linear(const std::vector<Tensor>& p, size_t at, int64_t out, int64_t in, const std::string& name) {
+  check_shape(p[at], {out, in}, name + "[" + std::to_string(at) + "]");
+  check_shape(p[at + 1], {out}, name + "[" + std::to_string(at + 1) + "]");
+}
+
+void check_state(const Tensor& state, const RolloutSizes& sizes, int64_t hidden, const std::string& name) {
+  check_dtype(state, ScalarType::Float, name);
+  check_shape(state, {sizes.components, sizes.layers, sizes.states, hidden}, name);
+}
+
+}  // namespace
+
+void fail(const std::string& message) { throw std::runtime_error(message); }
+
+void check_gumbel_topk(const Tensor& logits, int64_t k, const Tensor& seed, const Tensor& rows, int64_t step) {
+  require(logits.dim() == 2, "logits", "have 2 dimensions [R, C]", shape(logits));
+  const ScalarType type = logits.scalar_type();
+  require(type == ScalarType::Float || type == ScalarType::Double, "logits", "have dtype float32 or float64",
+          dtype_name(type));
+  const int64_t items = logits.size(1);
+  require(items <= kMaxItems, "logits", "have at most 2^30 items per row", std::to_string(items));
+  check_range(k, 1, items, "k", "1..C (C = " + std::to_string(items) + ")");
+  check_seed(seed);
+  check_dtype(rows, ScalarType::Long, "rows");
+  check_shape(rows, {logits.size(0)}, "rows");
+  check_values(rows, 0, kMaxRow - 1, "rows", "0..2^40 - 1");
+  check_range(step, 0, kMaxStep - 1, "step", "0..65535");
+}
+
+RolloutSizes check_rollout(const std::vector<Tensor>& user, const std::vector<Tensor>& agent,
+                           const std::vector<Tensor>& discriminator, const Tensor& user_state,
+                           const Tensor& agent_state, const Tensor& discriminator_state, const Tensor& state_index,
+                           const Tensor& symbols, const Tensor& steps, const Tensor& rows, const Tensor& score_sums,
+                           const Tensor& seed, const std::string& cell, const std::string& reward, int64_t slate_size,
+                           int64_t completions, int64_t max_steps) {
+  require(cell == "gru" || cell == "lstm", "cell", "be 'gru' or 'lstm'", "'" + cell + "'");
+  require(reward == "survival" || reward == "binary", "reward", "be 'survival' or 'binary'", "'" + reward + "'");
+  require(user_state.dim() == 4, "user_state", "have 4 dimensions [Z, L, S, H]", shape(user_state));
+  require(!agent.empty() && agent[0].dim() == 2, "agent[0]", "be an embedding [C + 2, E]",
+          agent.empty() ? "nothing" : shape(agent[0]));
+  RolloutSizes sizes{agent[0].size(0) - 2, user_state.size(1), user_state.size(2), state_index.numel(), 0,
+                     cell == "gru" ? 1 : 2};
+  require(sizes.layers >= 1, "user_state", "have at least one layer [Z, L, S, H]", shape(user_state));
+
+  const size_t reward_head = reward == "binary" ? 2 : 0;
+  const EncoderSizes u = check_encoder(user, "user", sizes, 2 + reward_head);
+  const auto heads = static_cast<size_t>(1 + 4 * sizes.layers);
+  check_linear(user, heads, u.embedding, u.hidden, "user");
+  if (reward_head != 0) check_linear(user, heads + 2, u.embedding, u.hidden, "user");
+  check_state(user_state, sizes, u.hidden, "user_state");
+
+  const EncoderSizes a = check_encoder(agent, "agent", sizes, 2);
+  check_linear(agent, heads, sizes.items, a.hidden, "agent");
+  check_state(agent_state, sizes, a.hidden, "agent_state");
+
+  if (!discriminator.empty()) {
+    const EncoderSizes d = check_encoder(discriminator, "discriminator", sizes, 2 + reward_head);
+    check_linear(discriminator, heads, d.embedding, d.hidden, "discriminator");
+    if (reward_head != 0) check_linear(discriminator, heads + 2, 1, 1, "discriminator");
+    check_state(discriminator_state, sizes, d.hidden, "discriminator_state");
+  }
+
+  for (const auto& [tensor, name] :
+       {std::pair{&state_index, "state_index"}, {&symbols, "symbols"}, {&steps, "steps"}, {&rows, "rows"}}) {
+    check_dtype(*tensor, ScalarType::Long, name);
+    check_shape(*tensor, {sizes.rows}, name);
+  }
+  check_dtype(score_sums, ScalarType::Float, "score_sums");
+  check_shape(score_sums, {sizes.rows}, "score_sums");
+  check_seed(seed);
+  check_range(slate_size, 1, sizes.items, "slate_size", "1..C (C = " + std::to_string(sizes.items) + ")");
+  check_range(completions, 0, kMaxStep - 1, "completions", "0..65535");
+  check_range(max_steps, 1, kMaxStep - 1, "max_steps", "1..65535");
+  require(completions == 0 || !discriminator.empty(), "completions", "be 0 without a discriminator",
+          std::to_string(completions));
+  check_values(state_index, 0, sizes.states - 1, "state_index", "0..S - 1 (S = " + std::to_string(sizes.states) + ")");
+  check_values(rows, 0, kMaxRow - 1, "rows", "0..2^40 - 1");
+  check_values(steps, 0, max_steps - 1, "steps", "0..max_steps - 1 (max_steps = " + std::to_string(max_steps) + ")");
+  const std::string symbol_range = "0..C - 1 (C = " + std::to_string(sizes.items) + ") or BOS";
+  if (symbols.is_cpu()) {
+    const Tensor dense = torch::stable::contiguous(symbols);
+    const int64_t* data = dense.const_data_ptr<int64_t>();
+    for (int64_t i = 0; i < sizes.rows; ++i) {
+      if (data[i] != cpu::kBos)
+        check_range(data[i], 0, sizes.items - 1, "symbols[" + std::to_string(i) + "]", symbol_range);
+    }
+  }
+  sizes.width = max_steps;
+  if (steps.is_cpu() && sizes.rows > 0) {
+    const Tensor dense = torch::stable::contiguous(steps);
+    const int64_t* data = dense.const_data_ptr<int64_t>();
+    sizes.width = max_steps - *std::min_element(data, data + sizes.rows);
+  }
+  return sizes;
+}
+
+}  // namespace irecgan

@@ -1,0 +1,34 @@
+// Argument checks of the ops: one function per op, called by every device's kernel and by the `check_*` ops that the
+// reference implementations use. All throw std::runtime_error with "argument must rule, got value".
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <string>
+#include <vector>
+
+namespace irecgan {
+
+using torch::stable::Tensor;
+
+[[noreturn]] void fail(const std::string& message);
+
+void check_gumbel_topk(const Tensor& logits, int64_t k, const Tensor& seed, const Tensor& rows, int64_t step);
+
+struct RolloutSizes {
+  int64_t items;       // C
+  int64_t layers;      // L
+  int64_t states;      // S
+  int64_t rows;        // R
+  int64_t width;       // W
+  int64_t components;  // Z
+};
+
+RolloutSizes check_rollout(const std::vector<Tensor>& user, const std::vector<Tensor>& agent,
+                           const std::vector<Tensor>& discriminator, const Tensor& user_state,
+                           const Tensor& agent_state, const Tensor& discriminator_state, const Tensor& state_index,
+                           const Tensor& symbols, const Tensor& steps, const Tensor& rows, const Tensor& score_sums,
+                           const Tensor& seed, const std::string& cell, const std::string& reward, int64_t slate_size,
+                           int64_t completions, int64_t max_steps);
+
+}  // namespace irecgan

@@ -1,0 +1,29 @@
+// The _C module: importing it registers the schemas and the CPU kernels with torch.
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "../cpu/kernels.h"
+
+#define IRECGAN_STRING(x) #x
+#define IRECGAN_VALUE(x) IRECGAN_STRING(x)
+
+namespace {
+
+pybind11::dict build_info() {
+  pybind11::dict info;
+  info["version"] = IRECGAN_VALUE(IRECGAN_VERSION);
+  info["compiler"] = IRECGAN_COMPILER;
+  info["flags"] = IRECGAN_FLAGS;
+  info["cpu_capability"] = irecgan::cpu::kernels().name;
+  info["cuda"] = IRECGAN_CUDA;
+  info["torch_built_with"] = IRECGAN_TORCH;
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Native kernels of irecgan_ext. Use irecgan_ext.ops.";
+  m.def("build_info", &build_info);
+}

@@ -1,0 +1,254 @@
+"""Session logs as Parquet files, one row per step.
+
+| column    | type        | meaning                                                                        |
+|-----------|-------------|--------------------------------------------------------------------------------|
+| `session` | int64       | any id; the rows of a session need not be adjacent                              |
+| `step`    | int64       | 0, 1, ... without a gap within the session                                      |
+| `slate`   | list<int64> | recommended items in order, distinct, at least one                              |
+| `click`   | int64       | an item of the slate, or null: the user left (only on a session's last step)    |
+| `reward`  | float32     | finite                                                                          |
+| `state`   | int64       | optional: the simulator's true state                                            |
+| `start`   | int64       | optional: the item a session starts from, or null; the same on every row of it  |
+
+A session whose last click is not null was cut before its end (censored). Narrower integers, float64 rewards and the
+other list types are accepted. The file's metadata key `irecgan_ext` holds JSON: `schema_version`, `items`,
+`slate_size` and the free `metadata`; a file without it is read with `items` = the largest id + 1.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from irecgan_ext.data.authors import read_authors_log
+from irecgan_ext.data.rows import Ints, Rows, check_rows, check_sessions, positions, read_rows
+from irecgan_ext.errors import LogError
+from irecgan_ext.files import atomic_write, reason
+from irecgan_ext.types import BOS, END, PAD, Trajectories
+
+__all__ = ["LogError", "SessionLog", "load_log", "read_sessions", "write_sessions"]
+
+SCHEMA_VERSION = 1
+_KEY = b"irecgan_ext"
+
+
+@dataclass(frozen=True)
+class SessionLog:
+    """A log as read from a file.
+
+    Attributes:
+        trajectories: the sessions in ascending order of their ids.
+        items: C.
+        metadata: what the writer noted: policy, seed, ...
+        session_ids: [B] int64, the file's id of each session; None where it has none (file order).
+    """
+
+    trajectories: Trajectories
+    items: int
+    metadata: dict[str, Any] = field(default_factory=dict)
+    session_ids: Tensor | None = None
+
+
+def load_log(path: str | Path, *, items: int | None = None) -> SessionLog:
+    """Read a log in any of the formats known: the authors' text if the suffix is `.txt`, Parquet otherwise.
+
+    Args:
+        path: file name; `-` reads Parquet from standard input.
+        items: C. Default: what the file declares, or else its largest item id + 1.
+
+    Raises:
+        LogError: one line naming the file, the row and what is wrong.
+    """
+    if Path(path).suffix != ".txt":
+        return read_sessions(path, items=items)
+    trajectories = read_authors_log(path)
+    largest = int(max(trajectories.slates.max(), trajectories.start.max()))
+    if items is not None and largest >= items:
+        raise LogError(f"{path}: items must be in 0..C-1 (C = {items}), got {largest}")
+    return SessionLog(trajectories, largest + 1 if items is None else items)
+
+
+def read_sessions(path: str | Path, *, items: int | None = None) -> SessionLog:
+    """Read a Parquet log.
+
+    Args:
+        path: file name, or `-` for standard input.
+        items: C. Default: what the file declares, or else its largest item id + 1.
+
+    Returns:
+        The sessions in ascending order of session id, padded to the longest session and slate.
+
+    Raises:
+        LogError: one line, `FILE: row 17: click 12 is not in its slate`. Rows count from 0 in the file's order.
+    """
+    if items is not None and items < 1:
+        raise ValueError(f"items must be at least 1, got {items}")
+    name = "standard input" if str(path) == "-" else str(path)
+    table = _read_table(path, name)
+    declared, metadata = _read_header(table.schema, name)
+    try:
+        rows = read_rows(table, name)
+        if items is None:
+            items = rows.largest_item() + 1 if declared is None else declared["items"]
+        check_rows(rows, name, items, rows.slate.shape[1] if declared is None else declared["slate_size"])
+        order = np.lexsort((rows.step, rows.session))
+        check_sessions(rows, order, name)
+        return SessionLog(_assemble(rows, order), items, metadata, torch.from_numpy(np.unique(rows.session)))
+    except MemoryError as error:
+        raise LogError(f"{name}: too large, once padded to the longest session and slate: {reason(error)}") from error
+
+
+def write_sessions(
+    path: str | Path, trajectories: Trajectories, items: int, metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write a Parquet log with session ids 0..B-1 that `read_sessions` reads back. It appears whole or not at all.
+
+    Args:
+        path: file name, or `-` for standard output.
+        trajectories: at least one session.
+        items: C.
+        metadata: JSON-able notes: policy, seed, ...
+
+    Raises:
+        ValueError: the sessions break a rule of `Trajectories`, or `metadata` holds NaN or infinity.
+        LogError: a slate repeats an item, a state is negative, or the file cannot be written.
+    """
+    trajectories = trajectories.to("cpu")
+    trajectories.validate(items)
+    name = "standard output" if str(path) == "-" else str(path)
+    rows = _flatten(trajectories)
+    check_rows(rows, name, items, trajectories.slate_size)
+    header = {
+        "schema_version": SCHEMA_VERSION,
+        "items": items,
+        "slate_size": trajectories.slate_size,
+        "metadata": dict(metadata or {}),
+    }
+    table = _table(rows).replace_schema_metadata({_KEY: json.dumps(header, sort_keys=True, allow_nan=False).encode()})
+    try:
+        if str(path) == "-":
+            buffer = io.BytesIO()
+            pq.write_table(table, buffer, write_page_checksum=True)
+            sys.stdout.buffer.write(buffer.getbuffer())
+            sys.stdout.buffer.flush()
+        else:
+            with atomic_write(path) as stream:
+                pq.write_table(table, stream, write_page_checksum=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise LogError(f"{name}: cannot write: {reason(error)}") from error
+
+
+def _read_table(path: str | Path, name: str) -> pa.Table:
+    try:
+        if str(path) == "-":
+            return _parse(io.BytesIO(sys.stdin.buffer.read()), name)
+        with open(path, "rb") as stream:
+            return _parse(stream if stream.seekable() else io.BytesIO(stream.read()), name)
+    except OSError as error:
+        raise LogError(f"{name}: {reason(error)}") from error
+
+
+def _parse(stream: BinaryIO, name: str) -> pa.Table:
+    if stream.read(4) != b"PAR1":
+        raise LogError(f"{name}: not a Parquet file")
+    stream.seek(0)
+    try:
+        return pq.ParquetFile(stream, page_checksum_verification=True).read()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise LogError(f"{name}: damaged or truncated Parquet file: {reason(error)}") from error
+
+
+def _read_header(schema: pa.Schema, name: str) -> tuple[dict[str, int] | None, dict[str, Any]]:
+    """What the file declares of itself (None in a file of other origin) and its free metadata."""
+    raw = (schema.metadata or {}).get(_KEY)
+    if raw is None:
+        return None, {}
+    try:
+        header = json.loads(raw)
+        version, metadata = header["schema_version"], header["metadata"]
+        sizes = {key: header[key] for key in ("items", "slate_size")}
+    except (ValueError, TypeError, KeyError) as error:
+        raise LogError(f"{name}: metadata irecgan_ext is damaged: {type(error).__name__}: {reason(error)}") from error
+    if version != SCHEMA_VERSION:
+        raise LogError(f"{name}: schema version must be {SCHEMA_VERSION}, got {version}")
+    for key, size in sizes.items():
+        if type(size) is not int or size < 1:
+            raise LogError(f"{name}: metadata {key} must be a positive integer, got {size!r}")
+    if not isinstance(metadata, dict):
+        raise LogError(f"{name}: metadata must be a JSON object, got {type(metadata).__name__}")
+    return sizes, metadata
+
+
+def _assemble(rows: Rows, order: Ints) -> Trajectories:
+    """Rows, sorted by `order`, padded to [B, T]."""
+    first, position = positions(rows.session[order])
+    batch = np.cumsum(first) - 1
+    lengths = np.bincount(batch)
+    shape = (len(lengths), int(lengths.max()))
+
+    def spread(values: NDArray[Any], fill: float) -> Tensor:
+        padded = np.full(shape + values.shape[1:], fill, dtype=values.dtype)
+        padded[batch, position] = values[order]
+        return torch.from_numpy(padded)
+
+    last = order[np.append(first[1:], True)]
+    return Trajectories(
+        start=torch.from_numpy(rows.start[order][first]),
+        slates=spread(rows.slate, PAD),
+        clicks=spread(rows.click, PAD),
+        rewards=spread(rows.reward, 0),
+        lengths=torch.from_numpy(lengths),
+        censored=torch.from_numpy(rows.click[last] != END),
+        states=None if rows.state is None else spread(rows.state, PAD),
+    )
+
+
+def _flatten(trajectories: Trajectories) -> Rows:
+    """Steps that count, as rows in session order; the filler of each slate moves to its end."""
+    mask = trajectories.step_mask().numpy()
+    session, step = np.nonzero(mask)
+    slate = trajectories.slates.numpy()[mask]
+    slate = np.take_along_axis(slate, np.argsort(slate == PAD, axis=1, kind="stable"), axis=1)
+    states = trajectories.states
+    return Rows(
+        session=session.astype(np.int64),
+        step=step.astype(np.int64),
+        slate=slate,
+        width=(slate != PAD).sum(1),
+        click=trajectories.clicks.numpy()[mask],
+        reward=trajectories.rewards.numpy()[mask],
+        state=None if states is None else states.numpy()[mask],
+        start=trajectories.start.numpy()[session],
+    )
+
+
+def _table(rows: Rows) -> pa.Table:
+    offsets = np.append(0, np.cumsum(rows.width))
+    large = offsets[-1] > np.iinfo(np.int32).max
+    array, offset = (pa.LargeListArray, np.int64) if large else (pa.ListArray, np.int32)
+    columns: dict[str, pa.Array] = {
+        "session": pa.array(rows.session),
+        "step": pa.array(rows.step),
+        "slate": array.from_arrays(pa.array(offsets.astype(offset)), pa.array(rows.slate[rows.slate != PAD])),
+        "click": pa.array(rows.click, mask=rows.click == END),
+        "reward": pa.array(rows.reward, type=pa.float32()),
+    }
+    if rows.state is not None:
+        columns["state"] = pa.array(rows.state)
+    if (rows.start != BOS).any():
+        columns["start"] = pa.array(rows.start, mask=rows.start == BOS)
+    return pa.table(columns)

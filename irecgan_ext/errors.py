@@ -1,0 +1,19 @@
+"""Errors that the user can put right: a log, a checkpoint or an argument. Command lines print them as one line."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Base of every error whose message alone tells the user what to change."""
+
+
+class LogError(UserError):
+    """A log cannot be read: `FILE: row 17: click 12 is not in its slate`."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint cannot be written or read: `PATH: reason`."""
+
+
+class UsageError(UserError):
+    """A command-line argument breaks a rule that its type cannot express."""

@@ -1,0 +1,180 @@
+"""Losses and returns of IRecGAN, one pure function per equation.
+
+They take log-probabilities, scores and masks. B sequences, T steps, C items, K slate size. Losses are a mean over the B
+sequences of a sum over steps, to be minimised. Cells outside a mask are never read.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def user_likelihood(
+    click_log_probs: Tensor, reward_log_probs: Tensor | None, mask: Tensor, click_mask: Tensor, lambda_p: float = 1.0
+) -> Tensor:
+    """Eq (3): -1/B sum_t log p(c_t | s_t, a_t) + lambda_p log p(r_t | s_t, c_t).
+
+    Args:
+        click_log_probs: [B, T] float, a click on END included.
+        reward_log_probs: [B, T] float, or None where rewards follow from clicks.
+        mask: [B, T] bool, counted steps. click_mask: [B, T] bool, counted steps with a clicked item (a reward is one's).
+        lambda_p: weight of the reward term.
+
+    Returns:
+        [] loss.
+    """
+    ones = torch.ones_like(click_log_probs)
+    return user_policy_gradient(click_log_probs, reward_log_probs, ones, mask, click_mask, lambda_p)
+
+
+def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Eq (5): -mean log D(real) - mean log(1 - D(fake)), D = sigmoid(logit).
+
+    Args:
+        real_logits: [B] float, of logged sessions. fake_logits: [B'] float, of generated ones.
+
+    Returns:
+        [] loss; 2 log 2 when D cannot tell.
+    """
+    return -functional.logsigmoid(real_logits).mean() - functional.logsigmoid(-fake_logits).mean()
+
+
+def user_policy_gradient(
+    click_log_probs: Tensor,
+    reward_log_probs: Tensor | None,
+    q: Tensor,
+    mask: Tensor,
+    click_mask: Tensor,
+    lambda_p: float = 1.0,
+) -> Tensor:
+    """Eq (7) as a loss: -1/B sum_t q_t (log p(c_t | s_t, a_t) + lambda_p log p(r_t | s_t, c_t)).
+
+    Args:
+        click_log_probs: [B, T] float, a click on END included.
+        reward_log_probs: [B, T] float, or None where rewards follow from clicks.
+        q: [B, T] float, q_D(tau_0:t), 1 on logged data; a constant for the gradient.
+        mask: [B, T] bool, counted steps. click_mask: [B, T] bool, counted steps with a clicked item (a reward is one's).
+        lambda_p: weight of the reward term.
+
+    Returns:
+        [] loss, whose negative gradient is Eq (7).
+    """
+    total = _weighted_sum(q, click_log_probs, mask)
+    if reward_log_probs is not None:
+        total = total + lambda_p * _weighted_sum(q, reward_log_probs, click_mask)
+    return -total / len(mask)
+
+
+def discounted_returns(rewards: Tensor, mask: Tensor, gamma: float) -> Tensor:
+    """R_t = sum_{t' >= t} gamma^(t'-t) reward_t' over the counted steps.
+
+    Args:
+        rewards: [B, T] float. mask: [B, T] bool, counted steps. gamma: discount factor, 0..1.
+
+    Returns:
+        [B, T] float, 0 outside the mask.
+    """
+    rewards = torch.where(mask, rewards, 0.0)
+    returns, after = [], rewards.new_zeros(rewards.shape[0])
+    for reward in reversed(rewards.unbind(1)):
+        after = reward + gamma * after
+        returns.append(after)
+    return torch.where(mask, torch.stack(returns[::-1], 1), 0.0) if returns else rewards
+
+
+def sequence_returns(q: Tensor, mask: Tensor, gamma: float = 0.9) -> Tensor:
+    """Returns of Eq (8): sum_{t' >= t} gamma^(t'-t) q_D(tau_0:t').
+
+    Args:
+        q: [B, T] float, 1 on logged data. mask: [B, T] bool, counted steps, END included. gamma: discount factor.
+
+    Returns:
+        [B, T] float, 0 outside the mask.
+    """
+    return discounted_returns(q, mask, gamma)
+
+
+def reward_returns(q: Tensor, rewards: Tensor, mask: Tensor, gamma: float = 0.9) -> Tensor:
+    """Returns of Eq (9): R_t = sum_{t' >= t} gamma^(t'-t) q_D(tau_0:t') r_t', each reward with its own step's score.
+
+    Args:
+        q, rewards: [B, T] float. mask: [B, T] bool, counted steps, END included. gamma: discount factor.
+
+    Returns:
+        [B, T] float, 0 outside the mask.
+    """
+    return discounted_returns(q * rewards, mask, gamma)
+
+
+def agent_returns(q: Tensor, rewards: Tensor, mask: Tensor, gamma: float = 0.9, lambda_r: float = 3.0) -> Tensor:
+    """Returns of Eq (10): R^a_t = sum_{t' >= t} gamma^(t'-t) q_D(tau_0:t') (1 + lambda_r r_t').
+
+    Args:
+        q, rewards: [B, T] float. mask: [B, T] bool, counted steps, END included. gamma: discount factor.
+        lambda_r: weight of the target rewards.
+
+    Returns:
+        [B, T] float, 0 outside the mask.
+    """
+    return discounted_returns(q * (1 + lambda_r * rewards), mask, gamma)
+
+
+def agent_policy_gradient(log_probs: Tensor, returns: Tensor, click_mask: Tensor) -> Tensor:
+    """Eq (8), (9) or (10) as a loss, after whose `returns` it is: -1/B sum_t R_t log pi(c_t in a_t | s_t).
+
+    Args:
+        log_probs: [B, T] float. returns: [B, T] float, a constant for the gradient.
+        click_mask: [B, T] bool, the steps with a log pi: clicked ones, since END is no item of the policy.
+
+    Returns:
+        [] loss, whose negative gradient is the equation's.
+    """
+    return -_weighted_sum(returns, log_probs, click_mask) / len(click_mask)
+
+
+def _weighted_sum(weights: Tensor, log_probs: Tensor, mask: Tensor) -> Tensor:
+    """Sum of constant `weights` times `log_probs` over the mask. Both are masked first: 0 times NaN would reach the gradient."""
+    return (torch.where(mask, weights.detach(), 0.0) * torch.where(mask, log_probs, 0.0)).sum()
+
+
+def plackett_luce_log_prob(logits: Tensor, slates: Tensor) -> Tensor:
+    """Log-probability of an ordered slate drawn without replacement from Eq (4)'s softmax.
+
+    sum_k log (w_{a_k} / (w of all items not among a_1..a_{k-1})), w = exp(logit). Remaining weights are summed, never
+    subtracted, so the result stays exact when one item dominates.
+
+    Args:
+        logits: [..., C] float. slates: [..., K] int64, distinct items; PAD (any negative) entries are ignored.
+
+    Returns:
+        [...] log-probabilities, differentiable in the logits.
+    """
+    items, size = logits.shape[-1], slates.shape[-1]
+    filler = slates < 0
+    taken = torch.zeros((*slates.shape[:-1], items + 1), dtype=torch.bool, device=logits.device)
+    taken = taken.scatter(-1, torch.where(filler, items, slates), True)[..., :items]
+    none_left = taken.all(-1, keepdim=True)
+    others = logits.masked_fill(taken & ~none_left, -torch.inf).logsumexp(-1).masked_fill(none_left[..., 0], -torch.inf)
+    chosen = logits.gather(-1, slates.clamp(min=0))
+    earlier = torch.ones(size, size, dtype=torch.bool, device=logits.device).tril(-1)
+    own = torch.eye(size, dtype=torch.bool, device=logits.device)
+    # No row may consist of -inf alone, whose logsumexp has a NaN gradient; so a filler counts in its own row, dropped below.
+    later = chosen[..., None, :].masked_fill(earlier | (filler[..., None, :] & ~own), -torch.inf)
+    remaining = torch.cat([later, others[..., None, None].expand(*later.shape[:-1], 1)], -1).logsumexp(-1)
+    return torch.where(filler, 0.0, chosen - remaining).sum(-1)
+
+
+def policy_entropy(logits: Tensor, mask: Tensor) -> Tensor:
+    """Entropy bonus: 1/B sum_t -sum_i pi_i log pi_i, in nats.
+
+    Args:
+        logits: [B, T, C] float; -inf excludes an item. mask: [B, T] bool, counted steps.
+
+    Returns:
+        [] mean over sequences of the sum over counted steps; at most T log C.
+    """
+    log_probs = functional.log_softmax(logits, -1)
+    entropy = -(log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0.0)).sum(-1)
+    return torch.where(mask, entropy, 0.0).sum() / len(mask)

@@ -1,0 +1,222 @@
+"""The native ops: one Python function each, with checks and kernels behind `torch.ops.irecgan_ext`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from irecgan_ext import _C, reference
+
+Impl = Literal["native", "reference"]
+
+_ops = torch.ops.irecgan_ext
+_REJECTED = re.compile(r"[\w .\[\]]+ must .*\Z")  # how the native checks word every rejection
+
+
+def build_info() -> dict[str, Any]:
+    """How the native code was built and what of it runs here.
+
+    Returns:
+        version, compiler, flags, cpu_capability (instruction set in use: baseline, avx2 or avx512; the environment
+        variable IRECGAN_CPU_CAPABILITY lowers it), cuda (architectures, or "none"), torch_built_with, torch (running).
+    """
+    return {**_C.build_info(), "torch": torch.__version__}
+
+
+def draw_seed(generator: torch.Generator | None = None, seed: int | Tensor | None = None) -> Tensor:
+    """The int64 seed tensor [] of one call: `seed` if given, else drawn from `generator` (default: torch's).
+
+    Raises:
+        ValueError: both are given.
+    """
+    if seed is None:
+        device = "cpu" if generator is None else generator.device
+        return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, generator=generator, device=device)
+    if generator is not None:
+        raise ValueError("generator must be None where seed is given")
+    return seed if isinstance(seed, Tensor) else torch.tensor(seed, dtype=torch.int64)
+
+
+def _check_impl(impl: str) -> None:
+    if impl not in ("native", "reference"):
+        raise ValueError(f"impl must be 'native' or 'reference', got {impl!r}")
+
+
+def _call(op: Any, *args: Any) -> Any:
+    """Call a native op; what its argument checks and kernels reject becomes a ValueError with their one line."""
+    try:
+        return op(*args)
+    except RuntimeError as error:
+        if _REJECTED.match(str(error)):
+            raise ValueError(str(error)) from None
+        raise
+
+
+def gumbel_topk(
+    logits: Tensor,
+    k: int,
+    *,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | None = None,
+    rows: Tensor | None = None,
+    step: int = 0,
+    impl: Impl = "native",
+) -> tuple[Tensor, Tensor]:
+    """The k largest Gumbel-perturbed logits of each row: k draws without replacement from its softmax, in order.
+
+    Equivalent in law to `(logits + gumbel).topk(k)` with exact i.i.d. standard Gumbel noise, and to k successive softmax
+    draws without replacement (Plackett-Luce); computed as a race of exponential arrivals per block of 64 items.
+
+    Args:
+        logits: [R, C] float32 or float64; -inf marks an item that is never drawn.
+        k: draws per row, 1..C.
+        generator: source of the call's seed (default: torch's global generator).
+        seed: int or int64 tensor []; instead of `generator`. The same seed gives the same draws whatever the number of threads.
+        rows: [R] int64, global row ids in 0..2^40-1 that key the noise (default 0..R-1): a batch split in two draws the same.
+        step: 0..65535, keys the noise too.
+        impl: "native", or "reference" for the plain PyTorch twin, which draws the same samples up to near-ties.
+
+    Returns:
+        values [R, k], dtype of logits: the perturbed logits in descending order; indices [R, k] int64.
+
+    Raises:
+        ValueError: an argument breaks its rule, a logit is NaN or +inf, or a row has fewer than k finite logits.
+    """
+    _check_impl(impl)
+    seed_tensor = draw_seed(generator, seed)
+    row_ids = torch.arange(logits.shape[0], device=logits.device) if rows is None else rows
+    if impl == "native":
+        return _call(_ops.gumbel_topk, logits, k, seed_tensor, row_ids, step)
+    _call(_ops.check_gumbel_topk, logits, k, seed_tensor, row_ids, step)
+    return reference.gumbel_topk(logits, k, seed_tensor, row_ids, step)
+
+
+class RolloutOutput(NamedTuple):
+    """What `rollout` returns. W = max_steps - min(steps); entries after a row's end are PAD or 0.
+
+    Attributes:
+        slates: [R, W, K] int64.
+        clicks: [R, W] int64.
+        rewards: [R, W] float32.
+        lengths: [R] int64, steps generated here.
+        censored: [R] bool, the cap was reached before an END.
+        scores: [R] float32, D of the whole session, its prefix included; 0 without a discriminator.
+        q: [R, W] float32, Eq (6) at each generated step; without completions only the last step's, which is D itself.
+        work: [4] int64: session steps played, distinct click histories stepped, state rows projected, iterations.
+    """
+
+    slates: Tensor
+    clicks: Tensor
+    rewards: Tensor
+    lengths: Tensor
+    censored: Tensor
+    scores: Tensor
+    q: Tensor
+    work: Tensor
+
+
+def rollout(
+    user: Sequence[Tensor],
+    agent: Sequence[Tensor],
+    discriminator: Sequence[Tensor],
+    user_state: Tensor,
+    agent_state: Tensor,
+    discriminator_state: Tensor,
+    state_index: Tensor,
+    symbols: Tensor,
+    steps: Tensor,
+    rows: Tensor,
+    score_sums: Tensor,
+    *,
+    cell: Literal["gru", "lstm"],
+    reward: Literal["survival", "binary"],
+    slate_size: int,
+    completions: int,
+    max_steps: int,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | None = None,
+    share: bool = True,
+    impl: Impl = "native",
+) -> RolloutOutput:
+    """Agent and user model against each other, from given states until END or the cap, in one native call.
+
+    `irecgan_ext.rollout.rollout` is the same on models and `Trajectories`. Per step: recurrent states, slate (Eq 4,
+    without replacement), click (Eq 1), reward (Eq 2), D's step score. Each row that goes on after a step also spawns
+    `completions` copies that run to their own end; the mean of D over them is q_D of that step (Eq 6).
+
+    Args:
+        user: [embedding [C+2, E], (weight_ih, weight_hh, bias_ih, bias_hh) per layer, W^c [E, H], b^c [E], and for binary
+            rewards W^r [E, H], b^r [E]]; float32. torch's GRU / LSTM parameter shapes.
+        agent: [embedding, layers..., W^a [C, H], b^a [C]].
+        discriminator: [embedding, layers..., W^d [E, H], b^d [E], and for binary rewards W^p [1, 1], b^p [1]]; empty for none.
+        user_state, agent_state, discriminator_state: [Z, L, S, H] float32 initial states; Z = 1 (GRU: h) or 2 (LSTM: h, c).
+        state_index: [R] int64, the initial state a row starts from. Rows with equal state and clicks share their states.
+        symbols: [R] int64, the next recurrent input: `BOS` or the last clicked item.
+        steps: [R] int64, steps already taken; row r starts at step steps[r].
+        rows: [R] int64, global row ids that key the noise, 0..2^40-1.
+        score_sums: [R] float32, sum of D's step scores over the steps already taken.
+        cell, reward: the models' kinds.
+        slate_size: K. completions: N. max_steps: the cap on a session's length, prefix included, at most 65535.
+        generator, seed, impl: as in `gumbel_topk`.
+        share: one state per distinct click history (the same samples, faster); False keeps one per session.
+
+    Raises:
+        ValueError: an argument breaks its rule, or an agent's logits hold NaN, +inf or fewer than K finite entries.
+    """
+    _check_impl(impl)
+    args = (
+        list(user),
+        list(agent),
+        list(discriminator),
+        user_state,
+        agent_state,
+        discriminator_state,
+        state_index,
+        symbols,
+        steps,
+        rows,
+        score_sums,
+        draw_seed(generator, seed),
+        cell,
+        reward,
+        slate_size,
+        completions,
+        max_steps,
+        share,
+    )
+    if impl == "native":
+        return RolloutOutput(*_call(_ops.rollout, *args))
+    _call(_ops.check_rollout, *args)
+    return RolloutOutput(*reference.rollout(*args))
+
+
+@torch.library.register_fake("irecgan_ext::gumbel_topk")
+def _gumbel_topk_fake(logits: Tensor, k: int, seed: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    shape = (logits.shape[0], k)
+    return logits.new_empty(shape), logits.new_empty(shape, dtype=torch.int64)
+
+
+@torch.library.register_fake("irecgan_ext::rollout")
+def _rollout_fake(user, agent, discriminator, user_state, *args):  # type: ignore[no-untyped-def]
+    symbols, slate_size, max_steps = args[3], args[10], args[12]
+    rows = symbols.shape[0]
+    # W depends on the values of `steps`; fresh sessions (steps = 0) are what can be traced.
+    width = max_steps
+
+    def empty(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+        return user_state.new_empty(shape, dtype=dtype)
+
+    return (
+        empty(rows, width, slate_size),
+        empty(rows, width),
+        empty(rows, width, dtype=torch.float32),
+        empty(rows),
+        empty(rows, dtype=torch.bool),
+        empty(rows, dtype=torch.float32),
+        empty(rows, width, dtype=torch.float32),
+        empty(4),
+    )

@@ -1,0 +1,33 @@
+"""Simulated users and the policies whose value is known. The gymnasium environments are in `simulators.environment`."""
+
+from irecgan_ext.simulators.mdp import MDP, SimulatedStep, simulate, simulate_steps
+from irecgan_ext.simulators.optimal import (
+    BeliefPolicy,
+    Oracle,
+    OraclePolicy,
+    best_fixed_slate,
+    counts_policy,
+    oracle_values,
+    policy_values,
+)
+from irecgan_ext.simulators.policies import FixedPolicy, MaxPolicy, MixPolicy, Policy, RandomPolicy, StatePolicy
+
+__all__ = [
+    "MDP",
+    "BeliefPolicy",
+    "FixedPolicy",
+    "MaxPolicy",
+    "MixPolicy",
+    "Oracle",
+    "OraclePolicy",
+    "Policy",
+    "RandomPolicy",
+    "SimulatedStep",
+    "StatePolicy",
+    "best_fixed_slate",
+    "counts_policy",
+    "oracle_values",
+    "policy_values",
+    "simulate",
+    "simulate_steps",
+]

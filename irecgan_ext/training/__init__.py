@@ -1,0 +1,1 @@
+"""Training of the three models, with checkpoints, metrics and progress."""

@@ -1,0 +1,266 @@
+"""A training run: models, optimisers and counters, and how its units of work are saved and taken up again.
+
+Every unit (an epoch of a phase) draws all its randomness from (seed, phase, index), so a run that was killed and resumed
+repeats the lost unit exactly and ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from irecgan_ext.errors import UserError
+from irecgan_ext.models import Agent, Discriminator, UserModel
+from irecgan_ext.training.checkpoint import (
+    checkpoint_path,
+    flatten_state,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    unflatten_state,
+)
+from irecgan_ext.training.config import ModelConfig, TrainConfig
+from irecgan_ext.training.metrics import MetricsWriter
+from irecgan_ext.training.progress import Progress
+from irecgan_ext.types import Trajectories
+
+MAX_GRADIENT_NORM = 5.0
+
+
+class Interrupted(UserError):
+    """The user stopped the run; its state is saved."""
+
+
+class Diverged(UserError):
+    """A loss is not finite."""
+
+
+class Models(nn.Module):
+    """User model, agent and discriminator of one run."""
+
+    def __init__(self, items: int, config: ModelConfig, reward: str) -> None:
+        super().__init__()
+        sizes = (items, config.embedding, config.hidden, config.layers, config.cell)
+        self.user = UserModel(*sizes, dropout=config.dropout, reward=reward)
+        self.agent = Agent(*sizes, dropout=config.dropout)
+        self.discriminator = Discriminator(*sizes, reward=reward)
+
+
+@dataclass
+class Unit:
+    """One unit of work: its own generator, and the values that it reports."""
+
+    index: int
+    generator: torch.Generator
+    values: dict[str, float] = field(default_factory=dict)
+
+
+class Run:
+    """State of a training run, and the loop that saves it.
+
+    Args:
+        config: the resolved configuration.
+        directory: where checkpoints and metrics go.
+        train, valid: logged sessions to learn from, and to stop on.
+        items: C.
+        reward: "survival" or "binary".
+        resume: go on from the latest checkpoint in `directory`.
+
+    Attributes:
+        models: trained in place.
+        average: running average of the models' weights (adversarial phase); what generates and what is kept.
+        snapshots: state dicts by name: "user" and "agent", the pre-trained models, and their best epochs so far.
+        scalars: numbers that must survive a resumption (best losses, patience).
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        directory: Path,
+        train: Trajectories,
+        valid: Trajectories,
+        items: int,
+        reward: str,
+        device: torch.device,
+        resume: bool = False,
+    ) -> None:
+        self.config = config
+        self.directory = directory
+        self.train = train.to(device)
+        self.valid = valid.to(device)
+        self.items = items
+        self.device = device
+        torch.manual_seed(self._entropy("weights", 0))
+        self.models = Models(items, config.model, reward).to(device)
+        self.average = copy.deepcopy(self.models).requires_grad_(False)
+        self.optimisers: dict[str, torch.optim.Optimizer] = {}
+        self.snapshots: dict[str, dict[str, Tensor]] = {}
+        self.scalars: dict[str, float] = {}
+        self.done: dict[str, int] = {}
+        self.seconds: dict[str, float] = {}
+        self._optimiser_states: dict[str, Any] = {}
+        self._interrupted = False
+        self._saved_at = time.monotonic()
+        self.checkpoint: Path | None = None
+        if resume:
+            self._restore()
+        self.metrics = MetricsWriter(directory, self.step if resume else None)
+
+    @property
+    def step(self) -> int:
+        """Units finished in the whole run."""
+        return sum(self.done.values())
+
+    def optimiser(self, name: str, module: nn.Module, learning_rate: float, **options: Any) -> torch.optim.Optimizer:
+        """The AdamW optimiser `name` of `module`, made or restored on first use."""
+        if name not in self.optimisers:
+            optimiser = torch.optim.AdamW(module.parameters(), lr=learning_rate, **options)
+            if name in self._optimiser_states:
+                optimiser.load_state_dict(self._optimiser_states.pop(name))
+            self.optimisers[name] = optimiser
+        return self.optimisers[name]
+
+    def descend(self, optimiser: torch.optim.Optimizer, loss: Tensor, what: str) -> float:
+        """One clipped gradient step on `loss`; returns its value.
+
+        Raises:
+            Diverged: the loss is not finite. Names the step, the loss and the last good checkpoint.
+        """
+        value = loss.item()
+        if not math.isfinite(value):
+            saved = self.checkpoint or "none was written yet"
+            raise Diverged(f"step {self.step}: {what} is {value}; last good checkpoint: {saved}")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
+        optimiser.step()
+        return value
+
+    def units(self, phase: str, count: int, unit: str = "epoch") -> Iterator[Unit]:
+        """The units of `phase` that are still to do, seeded before and recorded and saved after each.
+
+        Raises:
+            Interrupted: the user pressed Ctrl-C during a unit; the state after that unit is saved.
+        """
+        done = self.done.setdefault(phase, 0)
+        if done >= count or f"{phase}.stopped" in self.scalars:
+            return
+        title = phase.replace("_", " ")
+        with (
+            _deferred_interrupt(self),
+            Progress(title, count, unit=unit, done=done, quiet=self.config.quiet) as progress,
+        ):
+            for index in range(done, count):
+                started = time.monotonic()
+                entropy = self._entropy(phase, index)
+                torch.manual_seed(entropy)
+                work = Unit(index, torch.Generator(self.device).manual_seed(entropy))
+                yield work
+                self.done[phase] = index + 1
+                self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - started
+                self.metrics.write(phase, index, self.step, work.values)
+                progress.update(**work.values)
+                stopped = f"{phase}.stopped" in self.scalars
+                last = stopped or index + 1 == count
+                if last or self._interrupted or time.monotonic() - self._saved_at >= self.config.checkpoint_seconds:
+                    self.save()
+                if self._interrupted:
+                    raise Interrupted(f"interrupted at step {self.step}; go on with --resume {self.directory}")
+                if stopped:
+                    return
+
+    def stop(self, phase: str) -> None:
+        """Make the current unit of `phase` its last."""
+        self.scalars[f"{phase}.stopped"] = 1.0
+
+    def improve(self, phase: str, name: str, module: nn.Module, loss: float, patience: int) -> None:
+        """Keep `module` as snapshot `name` if `loss` (held out) is the best so far; stop after `patience` worse units."""
+        best = self.scalars.get(f"{phase}.best", math.inf)
+        if loss < best:
+            self.scalars[f"{phase}.best"] = loss
+            self.scalars[f"{phase}.waited"] = 0.0
+            self.snapshots[name] = {key: value.detach().clone() for key, value in module.state_dict().items()}
+            return
+        waited = self.scalars.get(f"{phase}.waited", 0.0) + 1
+        self.scalars[f"{phase}.waited"] = waited
+        if waited >= patience:
+            self.stop(phase)
+
+    def save(self, name: int | str | None = None) -> None:
+        """Write a checkpoint: numbered by the step, or named."""
+        optimisers = {key: value.state_dict() for key, value in self.optimisers.items()}
+        state = {
+            "models": self.models.state_dict(),
+            "average": self.average.state_dict(),
+            "optimisers": {**self._optimiser_states, **optimisers},
+            "snapshots": self.snapshots,
+            "scalars": self.scalars,
+            "done": self.done,
+            "seconds": self.seconds,
+        }
+        tensors, rest = flatten_state(state)
+        self.checkpoint = save_checkpoint(
+            self.directory / "checkpoints", self.step if name is None else name, tensors, rest
+        )
+        self._saved_at = time.monotonic()
+
+    def close(self) -> None:
+        self.metrics.close()
+
+    def _restore(self) -> None:
+        folder = self.directory / "checkpoints"
+        path = latest_checkpoint(folder)
+        if path is None:
+            return
+        state = unflatten_state(*load_checkpoint(path))
+        self.models.load_state_dict(state["models"])
+        self.average.load_state_dict(state["average"])
+        self._optimiser_states = state["optimisers"]
+        self.snapshots = {name: {k: v.to(self.device) for k, v in s.items()} for name, s in state["snapshots"].items()}
+        self.scalars, self.done, self.seconds = state["scalars"], state["done"], state["seconds"]
+        self.checkpoint = path
+
+    def _entropy(self, phase: str, index: int) -> int:
+        sequence = np.random.SeedSequence([self.config.seed, zlib.crc32(phase.encode()), index])
+        return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def _deferred_interrupt(run: Run) -> Iterator[None]:
+    """Let Ctrl-C end the run after the current unit, whose state can be saved; a second one ends it at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if run._interrupted:
+            raise KeyboardInterrupt
+        run._interrupted = True
+        print("\nstopping after this unit of work; press Ctrl-C again to stop at the last checkpoint", file=sys.stderr)
+
+    try:
+        previous = signal.signal(signal.SIGINT, handle)
+    except ValueError:  # not in the main thread: whoever runs us handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def final_path(directory: Path) -> Path:
+    """The checkpoint that a finished run leaves."""
+    return checkpoint_path(directory / "checkpoints", "final")
