@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +21,14 @@ _ENVIRONMENT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 T = TypeVar("T")
 
 
-def run_command(main: Callable[[T], None], options: type[T], *, prog: str, args: Sequence[str] | None = None) -> int:
+def run_command(
+    main: Callable[[T], None],
+    options: type[T],
+    *,
+    prog: str,
+    args: Sequence[str] | None = None,
+    default: T | None = None,
+) -> int:
     """Parse the command line as `options`, call `main` with them and return the exit status.
 
     Errors that the user can put right (`UserError`, a file that is missing or may not be used, a full disk) become one
@@ -30,16 +39,15 @@ def run_command(main: Callable[[T], None], options: type[T], *, prog: str, args:
         options: a dataclass whose fields, defaults and docstrings are the flags and the help.
         prog: name shown in the help, such as `python -m irecgan_ext.simulate`.
         args: arguments; default `sys.argv[1:]`.
+        default: options to start from, in place of those that `options` has for its fields.
 
     Returns:
         0 success (and --help), 1 the reader of standard output left, 2 user error or wrong flags, 130 interrupted.
     """
-    import tyro  # here, so that modules with a command line are cheap to import
-
     try:
-        main(tyro.cli(options, prog=prog, args=args))
+        main(_parse(options, prog, args, default))
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else OK if stop.code is None else USER_ERROR
+        return OK if stop.code is None else int(stop.code)
     except UserError as error:
         return _complain(str(error))
     except KeyboardInterrupt:
@@ -69,6 +77,35 @@ def checking_arguments() -> Iterator[None]:
         raise
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def flag_value(flag: str, args: Sequence[str]) -> str | None:
+    """The value given for `flag` ("--flag value" or "--flag=value"), None where it is absent; for a flag that decides the
+    defaults of the others."""
+    for place, argument in enumerate(args):
+        if argument == flag and place + 1 < len(args):
+            return args[place + 1]
+        if argument.startswith(f"{flag}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _parse(options: type[T], prog: str, args: Sequence[str] | None, default: T | None) -> T:
+    """The options of the command line; wrong flags become a UsageError of one line in place of tyro's box."""
+    import tyro  # here, so that modules with a command line are cheap to import
+
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            if default is None:
+                return tyro.cli(options, prog=prog, args=args)
+            return tyro.cli(options, prog=prog, args=args, default=default)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        framed = [line.strip("│ ") for line in box.getvalue().splitlines() if line.startswith("│")]
+        said = [line for line in framed if line.strip("─") and not line.startswith("For full helptext")]
+        raise UsageError(f"{' '.join(said) or 'wrong arguments'} (see --help)") from None
 
 
 def _complain(text: str) -> int:

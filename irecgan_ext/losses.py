@@ -134,6 +134,23 @@ def agent_policy_gradient(log_probs: Tensor, returns: Tensor, click_mask: Tensor
     return -_weighted_sum(returns, log_probs, click_mask) / len(click_mask)
 
 
+def inclusion_log_prob(log_probs: Tensor, slate_size: int) -> Tensor:
+    """log alpha_K, alpha_K = 1 - (1 - pi)^K: the log-probability that an item is among K draws from the policy.
+
+    In place of log pi in Eq (10) this is the top-K correction of Chen et al. (WSDM 2019, the paper's [2]): its gradient is that
+    of log pi times about K (1 - pi)^(K-1), so an item that is in the slate anyway is pushed no further and leaves room for
+    the other K - 1. On policy, the clicked item's log pi moves each item in proportion to how often it is shown already.
+
+    Args:
+        log_probs: [...] float, log pi of Eq (4), <= 0. slate_size: K.
+
+    Returns:
+        [...] float, <= 0.
+    """
+    absent = slate_size * torch.log1p(-log_probs.exp().clamp(max=1 - 1e-6))
+    return torch.log(-torch.expm1(absent))
+
+
 def _weighted_sum(weights: Tensor, log_probs: Tensor, mask: Tensor) -> Tensor:
     """Sum of constant `weights` times `log_probs` over the mask. Both are masked first: 0 times NaN would reach the gradient."""
     return (torch.where(mask, weights.detach(), 0.0) * torch.where(mask, log_probs, 0.0)).sum()

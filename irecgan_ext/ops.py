@@ -21,7 +21,7 @@ def build_info() -> dict[str, Any]:
     """How the native code was built and what of it runs here.
 
     Returns:
-        version, compiler, flags, cpu_capability (instruction set in use: baseline, avx2 or avx512; the environment
+        version, commit, compiler, flags, cpu_capability (instruction set in use: baseline, avx2 or avx512; the environment
         variable IRECGAN_CPU_CAPABILITY lowers it), cuda (architectures, or "none"), torch_built_with, torch (running).
     """
     return {**_C.build_info(), "torch": torch.__version__}
@@ -49,7 +49,8 @@ def _check_impl(impl: str) -> None:
 def _call(op: Any, *args: Any) -> Any:
     """Call a native op; what its argument checks and kernels reject becomes a ValueError with their one line."""
     try:
-        return op(*args)
+        with torch.no_grad():  # samples have no gradient
+            return op(*args)
     except RuntimeError as error:
         if _REJECTED.match(str(error)):
             raise ValueError(str(error)) from None
@@ -84,11 +85,12 @@ def gumbel_topk(
         values [R, k], dtype of logits: the perturbed logits in descending order; indices [R, k] int64.
 
     Raises:
-        ValueError: an argument breaks its rule, a logit is NaN or +inf, or a row has fewer than k finite logits.
+        ValueError: an argument breaks its rule, a logit is NaN or +inf, or a row has fewer than k finite logits (the
+            reference does not look at the logits: draws beyond the finite ones are (-inf, -1) there).
     """
     _check_impl(impl)
     seed_tensor = draw_seed(generator, seed)
-    row_ids = torch.arange(logits.shape[0], device=logits.device) if rows is None else rows
+    row_ids = torch.arange(logits.shape[:1].numel(), device=logits.device) if rows is None else rows
     if impl == "native":
         return _call(_ops.gumbel_topk, logits, k, seed_tensor, row_ids, step)
     _call(_ops.check_gumbel_topk, logits, k, seed_tensor, row_ids, step)
@@ -96,7 +98,7 @@ def gumbel_topk(
 
 
 class RolloutOutput(NamedTuple):
-    """What `rollout` returns. W = max_steps - min(steps); entries after a row's end are PAD or 0.
+    """What `rollout` returns. W = max_steps; column 0 is a row's first step here, entries after a row's end are PAD or 0.
 
     Attributes:
         slates: [R, W, K] int64.
@@ -165,7 +167,8 @@ def rollout(
         share: one state per distinct click history (the same samples, faster); False keeps one per session.
 
     Raises:
-        ValueError: an argument breaks its rule, or an agent's logits hold NaN, +inf or fewer than K finite entries.
+        ValueError: an argument breaks its rule, or an agent's logits hold NaN, +inf or fewer than K finite entries (the
+            reference does not look at the logits).
     """
     _check_impl(impl)
     args = (
@@ -204,19 +207,23 @@ def _gumbel_topk_fake(logits: Tensor, k: int, seed: Tensor, rows: Tensor, step: 
 def _rollout_fake(user, agent, discriminator, user_state, *args):  # type: ignore[no-untyped-def]
     symbols, slate_size, max_steps = args[3], args[10], args[12]
     rows = symbols.shape[0]
-    # W depends on the values of `steps`; fresh sessions (steps = 0) are what can be traced.
-    width = max_steps
 
     def empty(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
         return user_state.new_empty(shape, dtype=dtype)
 
     return (
-        empty(rows, width, slate_size),
-        empty(rows, width),
-        empty(rows, width, dtype=torch.float32),
+        empty(rows, max_steps, slate_size),
+        empty(rows, max_steps),
+        empty(rows, max_steps, dtype=torch.float32),
         empty(rows),
         empty(rows, dtype=torch.bool),
         empty(rows, dtype=torch.float32),
-        empty(rows, width, dtype=torch.float32),
+        empty(rows, max_steps, dtype=torch.float32),
         empty(4),
     )
+
+
+@torch.library.register_fake("irecgan_ext::check_gumbel_topk")
+@torch.library.register_fake("irecgan_ext::check_rollout")
+def _check_fake(*_: Any) -> None:
+    """Nothing to look at: the values of traced tensors are not known."""

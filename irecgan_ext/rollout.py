@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from irecgan_ext import ops
 from irecgan_ext.models import Agent, Discriminator, Encoder, UserModel
@@ -71,14 +73,16 @@ def rollout(
     """
     if sum(x is not None for x in (sessions, start, prefix)) != 1:
         raise ValueError("sessions, start, prefix: exactly one must be given")
+    if sessions is not None and sessions < 0:
+        raise ValueError(f"sessions must be at least 0, got {sessions}")
     device = agent.head.weight.device
     if prefix is None:
         if start is None:
             start = torch.full((sessions or 0,), BOS, device=device)
         prefix = _empty(start, slate_size)
-    if bool((~prefix.censored).any()) or bool((prefix.lengths >= max_steps).any()):
+    elif bool((~prefix.censored).any()) or bool((prefix.lengths >= max_steps).any()):
         raise ValueError(f"prefix must hold unfinished sessions shorter than max_steps = {max_steps}")
-    with torch.no_grad():
+    with torch.no_grad(), _evaluation_mode(user, agent, discriminator):
         begin = _begin(user, agent, discriminator, prefix)
         out = ops.rollout(
             user.rollout_parameters(),
@@ -110,6 +114,19 @@ class _Begin:
     state_index: Tensor  # [B]
     symbols: Tensor  # [B]
     score_sums: Tensor  # [B]
+
+
+@contextmanager
+def _evaluation_mode(*models: nn.Module | None) -> Iterator[None]:
+    """The models without dropout, each module's own mode restored afterwards."""
+    modes = [(module, module.training) for model in models if model is not None for module in model.modules()]
+    for module, _ in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _empty(start: Tensor, slate_size: int) -> Trajectories:

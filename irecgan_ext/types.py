@@ -95,8 +95,9 @@ class Trajectories:
 
     def to(self, device: torch.device | str) -> Trajectories:
         """The same batch on `device`."""
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Trajectories(**{name: None if v is None else v.to(device) for name, v in values.items()})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {name: None if value is None else value.to(device) for name, value in values.items()}
+        return Trajectories(**moved)
 
     @staticmethod
     def cat(parts: Sequence[Trajectories]) -> Trajectories:

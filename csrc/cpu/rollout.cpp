@@ -83,7 +83,7 @@ Rollout::Rollout(const Runtime& runtime, const RolloutModels& models, const Roll
       out_(out),
       user_(runtime, models.user, models.cell, models.states),
       agent_(runtime, models.agent, models.cell, models.states),
-      q_sums_(static_cast<size_t>(rows.count * options.width), 0.0) {
+      q_sums_(static_cast<size_t>(rows.count * options.max_steps), 0.0) {
   if (models.has_discriminator) discriminator_.emplace(runtime, models.discriminator, models.cell, models.states);
   for (int64_t r = 0; r < rows.count; ++r) {
     const int64_t symbol = rows.symbols[r] == kBos ? models.items + 1 : rows.symbols[r];
@@ -251,7 +251,7 @@ void Rollout::play_session(int64_t session, const float* logits, BlockStats<floa
 
 void Rollout::record(const Session& s) {
   const int64_t k = options_.slate_size;
-  const int64_t at = s.root * options_.width + column(s);
+  const int64_t at = s.root * options_.max_steps + column(s);
   std::copy_n(slates_.data() + (&s - sessions_.data()) * k, k, out_.slates + at * k);
   out_.clicks[at] = s.clicked;
   out_.rewards[at] = s.reward;
@@ -288,7 +288,7 @@ void Rollout::finish(const Session& s, bool censored) {
   if (is_root(s)) out_.censored[s.root] = censored;
   if (!discriminator_) return;
   const double d = 1.0 / (1.0 + std::exp(-s.score_sum / (static_cast<double>(s.step) + 1.0)));
-  double* q = q_sums_.data() + s.root * options_.width;
+  double* q = q_sums_.data() + s.root * options_.max_steps;
   if (is_root(s)) {
     out_.scores[s.root] = static_cast<float>(d);
     q[column(s)] = d;

@@ -62,8 +62,7 @@ struct RolloutOptions {
   uint64_t seed;
   int64_t slate_size;   // K
   int64_t completions;  // N
-  int64_t max_steps;
-  int64_t width;  // W = max_steps - min(steps)
+  int64_t max_steps;    // W
   bool share;
 };
 

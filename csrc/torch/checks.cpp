@@ -3,7 +3,6 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/core/ScalarType.h>
 
-#include <algorithm>
 #include <stdexcept>
 
 #include "../cpu/rollout.h"
@@ -149,7 +148,7 @@ RolloutSizes check_rollout(const std::vector<Tensor>& user, const std::vector<Te
   require(user_state.dim() == 4, "user_state", "have 4 dimensions [Z, L, S, H]", shape(user_state));
   require(!agent.empty() && agent[0].dim() == 2, "agent[0]", "be an embedding [C + 2, E]",
           agent.empty() ? "nothing" : shape(agent[0]));
-  RolloutSizes sizes{agent[0].size(0) - 2, user_state.size(1), user_state.size(2), state_index.numel(), 0,
+  RolloutSizes sizes{agent[0].size(0) - 2, user_state.size(1), user_state.size(2), state_index.numel(),
                      cell == "gru" ? 1 : 2};
   require(sizes.layers >= 1, "user_state", "have at least one layer [Z, L, S, H]", shape(user_state));
 
@@ -195,12 +194,6 @@ RolloutSizes check_rollout(const std::vector<Tensor>& user, const std::vector<Te
       if (data[i] != cpu::kBos)
         check_range(data[i], 0, sizes.items - 1, "symbols[" + std::to_string(i) + "]", symbol_range);
     }
-  }
-  sizes.width = max_steps;
-  if (steps.is_cpu() && sizes.rows > 0) {
-    const Tensor dense = torch::stable::contiguous(steps);
-    const int64_t* data = dense.const_data_ptr<int64_t>();
-    sizes.width = max_steps - *std::min_element(data, data + sizes.rows);
   }
   return sizes;
 }

@@ -20,7 +20,6 @@ struct RolloutSizes {
   int64_t layers;      // L
   int64_t states;      // S
   int64_t rows;        // R
-  int64_t width;       // W
   int64_t components;  // Z
 };
 

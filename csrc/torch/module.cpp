@@ -13,6 +13,7 @@ namespace {
 pybind11::dict build_info() {
   pybind11::dict info;
   info["version"] = IRECGAN_VALUE(IRECGAN_VERSION);
+  info["commit"] = IRECGAN_COMMIT;
   info["compiler"] = IRECGAN_COMPILER;
   info["flags"] = IRECGAN_FLAGS;
   info["cpu_capability"] = irecgan::cpu::kernels().name;

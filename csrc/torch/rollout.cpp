@@ -83,7 +83,7 @@ RolloutResult rollout(const std::vector<Tensor>& user, const std::vector<Tensor>
     }
   }
 
-  const int64_t r = sizes.rows, w = sizes.width;
+  const int64_t r = sizes.rows, w = max_steps;
   const auto make = [&](std::initializer_list<int64_t> size, ScalarType type, double value) {
     Tensor t = torch::stable::new_empty(user_state, size, type);
     torch::stable::fill_(t, value);
@@ -101,8 +101,8 @@ RolloutResult rollout(const std::vector<Tensor>& user, const std::vector<Tensor>
                                 row_inputs[2].const_data_ptr<int64_t>(),
                                 row_inputs[3].const_data_ptr<int64_t>(),
                                 floats(sums)};
-  const cpu::RolloutOptions options{
-      static_cast<uint64_t>(*seed.const_data_ptr<int64_t>()), slate_size, completions, max_steps, w, share};
+  const cpu::RolloutOptions options{static_cast<uint64_t>(*seed.const_data_ptr<int64_t>()), slate_size, completions,
+                                    max_steps, share};
   cpu::rollout(
       torch_runtime(), models, inputs, options,
       {slates.mutable_data_ptr<int64_t>(), clicks.mutable_data_ptr<int64_t>(), rewards.mutable_data_ptr<float>(),

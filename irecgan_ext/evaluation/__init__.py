@@ -1,5 +1,16 @@
 """How good a policy or a model is."""
 
 from irecgan_ext.evaluation.coverage import PolicyResult, coverage, evaluate_policy
+from irecgan_ext.evaluation.online import evaluate_methods, table
+from irecgan_ext.evaluation.policies import AgentPolicy, RecurrentPolicy, UserModelPolicy
 
-__all__ = ["PolicyResult", "coverage", "evaluate_policy"]
+__all__ = [
+    "AgentPolicy",
+    "PolicyResult",
+    "RecurrentPolicy",
+    "UserModelPolicy",
+    "coverage",
+    "evaluate_methods",
+    "evaluate_policy",
+    "table",
+]

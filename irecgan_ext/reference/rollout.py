@@ -41,7 +41,7 @@ def rollout(
     """Generate R sessions from given prefixes and, with `completions` = N > 0, score each of their steps.
 
     Generated steps fill the output from column 0: column j of row i is absolute step `steps[i] + j`. After each step on
-    which a session goes on, N completions branch off from its states and run to their own end. W = max_steps - min(steps).
+    which a session goes on, N completions branch off from its states and run to their own end. W = max_steps.
 
     Args:
         user: [embedding.weight, *rnn, query.weight, query.bias], and for binary rewards reward_query.weight, .bias.
@@ -142,15 +142,14 @@ class _Record:
 
     def __init__(self, starts: Tensor, slate_size: int, completions: int, max_steps: int) -> None:
         count = len(starts)
-        width = max_steps - int(starts.min()) if count else 0
         self.starts, self.completions = starts, max(completions, 1)
-        self.slates = starts.new_full((count, width, slate_size), _PAD)
-        self.clicks = starts.new_full((count, width), _PAD)
-        self.rewards = starts.new_zeros((count, width), dtype=torch.float32)
+        self.slates = starts.new_full((count, max_steps, slate_size), _PAD)
+        self.clicks = starts.new_full((count, max_steps), _PAD)
+        self.rewards = starts.new_zeros((count, max_steps), dtype=torch.float32)
         self.lengths = torch.zeros_like(starts)
         self.censored = torch.zeros_like(starts, dtype=torch.bool)
         self.scores = torch.zeros_like(starts, dtype=torch.float32)
-        self.q = starts.new_zeros((count, width), dtype=torch.float64)
+        self.q = starts.new_zeros((count, max_steps), dtype=torch.float64)
 
     def write_step(self, active: _Rows, slates: Tensor, clicks: Tensor, rewards: Tensor) -> None:
         is_root = active.spawn == 0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from irecgan_ext.errors import UsageError
 
 Preset = Literal["quick", "paper"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ class AdversarialConfig:
     """Weight of logged sessions in the agent's update, beside 1 for generated ones. The paper's is 1."""
     normalise_q: bool = False
     """Divide q_D by its mean, so that D says which generated steps to trust more, not how much all of them count."""
+    slate_correction: bool = False
+    """Use the log-probability that the clicked item is among K draws in place of its log pi (Chen et al. 2019)."""
     average: float = 0.0
     """Decay of the running average of weights that is kept as the result; 0 keeps the last weights."""
 

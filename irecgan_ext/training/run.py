@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from irecgan_ext.errors import UserError
 from irecgan_ext.models import Agent, Discriminator, UserModel
+from irecgan_ext.models.user_model import RewardMode
 from irecgan_ext.training.checkpoint import (
     checkpoint_path,
     flatten_state,
@@ -52,7 +53,7 @@ class Diverged(UserError):
 class Models(nn.Module):
     """User model, agent and discriminator of one run."""
 
-    def __init__(self, items: int, config: ModelConfig, reward: str) -> None:
+    def __init__(self, items: int, config: ModelConfig, reward: RewardMode) -> None:
         super().__init__()
         sizes = (items, config.embedding, config.hidden, config.layers, config.cell)
         self.user = UserModel(*sizes, dropout=config.dropout, reward=reward)
@@ -64,6 +65,7 @@ class Models(nn.Module):
 class Unit:
     """One unit of work: its own generator, and the values that it reports."""
 
+    phase: str
     index: int
     generator: torch.Generator
     values: dict[str, float] = field(default_factory=dict)
@@ -94,7 +96,7 @@ class Run:
         train: Trajectories,
         valid: Trajectories,
         items: int,
-        reward: str,
+        reward: RewardMode,
         device: torch.device,
         resume: bool = False,
     ) -> None:
@@ -119,6 +121,11 @@ class Run:
         if resume:
             self._restore()
         self.metrics = MetricsWriter(directory, self.step if resume else None)
+
+    @property
+    def max_steps(self) -> int:
+        """Cap on a generated session: the configured one, or twice the mean logged length."""
+        return self.config.adversarial.max_steps or math.ceil(2 * self.train.lengths.double().mean().item())
 
     @property
     def step(self) -> int:
@@ -169,12 +176,12 @@ class Run:
                 started = time.monotonic()
                 entropy = self._entropy(phase, index)
                 torch.manual_seed(entropy)
-                work = Unit(index, torch.Generator(self.device).manual_seed(entropy))
+                work = Unit(phase, index, torch.Generator(self.device).manual_seed(entropy))
                 yield work
                 self.done[phase] = index + 1
                 self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - started
                 self.metrics.write(phase, index, self.step, work.values)
-                progress.update(**work.values)
+                progress.update(work.values)
                 stopped = f"{phase}.stopped" in self.scalars
                 last = stopped or index + 1 == count
                 if last or self._interrupted or time.monotonic() - self._saved_at >= self.config.checkpoint_seconds:
@@ -187,6 +194,25 @@ class Run:
     def stop(self, phase: str) -> None:
         """Make the current unit of `phase` its last."""
         self.scalars[f"{phase}.stopped"] = 1.0
+
+    def first_time(self, name: str) -> bool:
+        """True once per run, however often it is resumed."""
+        if f"{name}.passed" in self.scalars:
+            return False
+        self.scalars[f"{name}.passed"] = 1.0
+        return True
+
+    def begin_average(self) -> None:
+        """Start the running average at the pre-trained weights."""
+        if self.first_time("average"):
+            self.average.load_state_dict(self.models.state_dict())
+
+    @torch.no_grad()
+    def update_average(self, name: str, decay: float) -> None:
+        """average <- decay average + (1 - decay) weights, for the model `name`."""
+        weights = getattr(self.models, name).parameters()
+        for mean, value in zip(getattr(self.average, name).parameters(), weights, strict=True):
+            mean.lerp_(value, 1 - decay)
 
     def improve(self, phase: str, name: str, module: nn.Module, loss: float, patience: int) -> None:
         """Keep `module` as snapshot `name` if `loss` (held out) is the best so far; stop after `patience` worse units."""

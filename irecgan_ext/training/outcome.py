@@ -1,0 +1,77 @@
+"""What a run learnt, loaded from its final checkpoint or taken from the run itself, and how good it is."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from irecgan_ext.errors import UsageError
+from irecgan_ext.evaluation.online import Results, evaluate_methods, logged
+from irecgan_ext.models import Agent, UserModel
+from irecgan_ext.models.user_model import RewardMode
+from irecgan_ext.training.checkpoint import load_checkpoint, unflatten_state
+from irecgan_ext.training.config import TrainConfig
+from irecgan_ext.training.run import Models, Run, final_path
+from irecgan_ext.training.source import Source
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The models that a run ends with, on the CPU.
+
+    Attributes:
+        lstm: user model pre-trained on the log alone.
+        pg: agent pre-trained on the log alone.
+        models: user model, agent and discriminator after adversarial training (running averages).
+    """
+
+    lstm: UserModel
+    pg: Agent
+    models: Models
+
+    @classmethod
+    def of(cls, run: Run) -> Outcome:
+        """From a run that has just finished."""
+        return cls.build(run.average.cpu(), run.snapshots)
+
+    @classmethod
+    def load(cls, directory: Path, config: TrainConfig, items: int, reward: RewardMode) -> Outcome:
+        """From the final checkpoint in a run's directory.
+
+        Raises:
+            UsageError: the run has not finished. CheckpointError: the checkpoint is damaged.
+        """
+        path = final_path(directory)
+        if not path.exists():
+            raise UsageError(f"{directory}: the run has not finished; go on with --resume {directory}")
+        state = unflatten_state(*load_checkpoint(path))
+        models = Models(items, config.model, reward)
+        models.load_state_dict(state["average"])
+        return cls.build(models, state["snapshots"])
+
+    @classmethod
+    def build(cls, models: Models, snapshots: dict[str, dict[str, Tensor]]) -> Outcome:
+        """From the final models and the snapshots of the pre-trained ones."""
+        lstm, pg = copy.deepcopy(models.user), copy.deepcopy(models.agent)
+        lstm.load_state_dict(snapshots["user"])
+        pg.load_state_dict(snapshots["agent"])
+        return cls(lstm, pg, models)
+
+
+def evaluate_outcome(outcome: Outcome, source: Source, config: TrainConfig) -> Results:
+    """The online test of every method; only the log's own reward where its users are not known."""
+    if source.mdp is None:
+        return {"log": logged(source.log)}
+    return evaluate_methods(
+        source.mdp,
+        source.log,
+        source.logging_policy,
+        outcome.lstm,
+        outcome.pg,
+        outcome.models.agent,
+        sessions=config.evaluation.sessions,
+        seed=config.evaluation.seed,
+    )

@@ -1,0 +1,79 @@
+"""Lines 3 and 4 of Algorithm 1: user model and agent on the log alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from irecgan_ext import losses
+from irecgan_ext.models import Agent, UserModel
+from irecgan_ext.training.batches import minibatches
+from irecgan_ext.training.config import AdversarialConfig
+from irecgan_ext.training.run import Run, Unit
+from irecgan_ext.types import Trajectories
+
+EVALUATION_BATCH = 1024
+
+
+def pretrain_user(run: Run) -> None:
+    """Maximise Eq (3) on the log; keep the epoch with the best held-out likelihood, as snapshot "user"."""
+    config, user = run.config.user, run.models.user
+    optimiser = run.optimiser("user", user, config.learning_rate, weight_decay=config.weight_decay)
+    for unit in run.units("pretrain_user", config.epochs):
+        train_epoch(run, unit, optimiser, user, lambda log: user_loss(user, log, run.config.adversarial), config.batch)
+        valid = held_out(run, user, lambda log: user_loss(user, log, run.config.adversarial))
+        unit.values |= {"ll_train": -unit.values.pop("loss"), "ll_valid": -valid}
+        run.improve("pretrain_user", "user", user, valid, config.patience)
+    if run.first_time("pretrain_user"):
+        user.load_state_dict(run.snapshots["user"])
+
+
+def pretrain_agent(run: Run) -> None:
+    """Policy gradient of Eq (10) on the log alone (q_D = 1); keep the best epoch on held-out sessions, snapshot "agent"."""
+    config, agent = run.config.agent, run.models.agent
+    optimiser = run.optimiser("agent", agent, config.learning_rate, weight_decay=config.weight_decay)
+    for unit in run.units("pretrain_agent", config.epochs):
+        train_epoch(
+            run, unit, optimiser, agent, lambda log: agent_loss(agent, log, run.config.adversarial), config.batch
+        )
+        valid = held_out(run, agent, lambda log: agent_loss(agent, log, run.config.adversarial))
+        unit.values["loss_valid"] = valid
+        run.improve("pretrain_agent", "agent", agent, valid, config.patience)
+    if run.first_time("pretrain_agent"):
+        agent.load_state_dict(run.snapshots["agent"])
+
+
+def user_loss(user: UserModel, log: Trajectories, config: AdversarialConfig) -> Tensor:
+    """[] Eq (3) on a batch of sessions."""
+    clicks, rewards = user(log)
+    return losses.user_likelihood(clicks, rewards, log.step_mask(), log.click_mask(), config.lambda_p)
+
+
+def agent_loss(agent: Agent, log: Trajectories, config: AdversarialConfig) -> Tensor:
+    """[] Eq (10) on a batch of logged sessions, whose q_D is 1."""
+    q = torch.ones_like(log.rewards)
+    returns = losses.agent_returns(q, log.rewards, log.step_mask(), config.gamma, config.lambda_r)
+    return losses.agent_policy_gradient(agent(log), returns, log.click_mask())
+
+
+def train_epoch(
+    run: Run, unit: Unit, optimiser: Optimizer, model: nn.Module, loss: Callable[[Trajectories], Tensor], batch: int
+) -> None:
+    """One pass over the training sessions; reports the mean loss per session as `loss`."""
+    model.train()
+    total = 0.0
+    for index in minibatches(run.train.lengths, batch, unit.generator):
+        value = run.descend(optimiser, loss(run.train.select(index)), f"{unit.phase} loss")
+        total += value * len(index)
+    unit.values["loss"] = total / len(run.train)
+
+
+@torch.no_grad()
+def held_out(run: Run, model: nn.Module, loss: Callable[[Trajectories], Tensor]) -> float:
+    """Mean loss per held-out session, in evaluation mode."""
+    model.eval()
+    parts = [run.valid.select(index) for index in torch.arange(len(run.valid)).split(EVALUATION_BATCH)]
+    return sum(loss(part).item() * len(part) for part in parts) / len(run.valid)
