@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from irecgan_ext.errors import UsageError, UserError
+from irecgan_ext.errors import Interrupted, UsageError, UserError
 from irecgan_ext.files import reason
 
 OK, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -48,11 +48,11 @@ def run_command(
         main(_parse(options, prog, args, default))
     except SystemExit as stop:
         return OK if stop.code is None else int(stop.code)
+    except (Interrupted, KeyboardInterrupt) as error:
+        _complain(str(error) or "interrupted")
+        return INTERRUPTED
     except UserError as error:
         return _complain(str(error))
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        return INTERRUPTED
     except BrokenPipeError:
         # The interpreter flushes standard output once more on its way out, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -15,5 +15,9 @@ class CheckpointError(UserError):
     """A checkpoint cannot be written or read: `PATH: reason`."""
 
 
+class Interrupted(UserError):
+    """The user stopped a run whose state is saved; the message says how to go on."""
+
+
 class UsageError(UserError):
     """A command-line argument breaks a rule that its type cannot express."""

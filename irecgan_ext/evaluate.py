@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 import tyro
 
 from irecgan_ext.cli import run_command
@@ -44,6 +45,8 @@ def main(options: EvaluateOptions) -> None:
         raise UsageError(f"--seed must not be negative, got {options.seed}")
     changes = {name: getattr(options, name) for name in ("sessions", "seed") if getattr(options, name) is not None}
     config = replace(config, evaluation=replace(config.evaluation, **changes))
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     source = reopen_source(options.directory)
     outcome = Outcome.load(options.directory, config, source.items, source.reward_mode())
     results = evaluate_outcome(outcome, source, config)

@@ -134,21 +134,50 @@ def agent_policy_gradient(log_probs: Tensor, returns: Tensor, click_mask: Tensor
     return -_weighted_sum(returns, log_probs, click_mask) / len(click_mask)
 
 
-def inclusion_log_prob(log_probs: Tensor, slate_size: int) -> Tensor:
-    """log alpha_K, alpha_K = 1 - (1 - pi)^K: the log-probability that an item is among K draws from the policy.
+def slate_advantages(
+    q: Tensor,
+    rewards: Tensor,
+    survival: Tensor,
+    expected_rewards: Tensor,
+    mask: Tensor,
+    click_mask: Tensor,
+    gamma: float = 0.9,
+    lambda_r: float = 3.0,
+    trace: float = 1.0,
+) -> Tensor:
+    """Weights of each slate's log-probability in Eq (10) once the whole slate is the action (beyond the paper).
 
-    In place of log pi in Eq (10) this is the top-K correction of Chen et al. (WSDM 2019, the paper's [2]): its gradient is that
-    of log pi times about K (1 - pi)^(K-1), so an item that is in the slate anyway is pushed no further and leaves room for
-    the other K - 1. On policy, the clicked item's log pi moves each item in proportion to how often it is shown already.
+    The return of step t splits into 1 + lambda_r r_t and gamma R_{t+1} if the user stays. What the user model knows of the
+    slate replaces what the click happened to be: with survival p_t and expected reward e_t,
+
+        rho_t = 1 + lambda_r e_t + gamma (p_t V + trace [c_t is a click] (R_{t+1} - V)),
+
+    V the mean return of later steps. Given s_t and a_t its mean is that of the sampled return if trace = 1; with trace = 0 all
+    continuations count the same, less noise where the click history hardly matters. rho is centred over the batch, the
+    first step (whose state is known) apart from later ones; END steps are slates too and count. Then (q_t / mean q), at
+    most 5, says how much each generated step is trusted. Centring comes first: times q, an uncentred return would reward
+    whatever raises q, however little the slate did.
 
     Args:
-        log_probs: [...] float, log pi of Eq (4), <= 0. slate_size: K.
+        q: [B, T] float, q_D. rewards: [B, T] float. survival, expected_rewards: [B, T] float, `UserModel.expectations`.
+        mask: [B, T] bool, counted steps. click_mask: [B, T] bool, counted steps with a clicked item.
+        gamma, lambda_r: as in Eq (10). trace: 0..1.
 
     Returns:
-        [...] float, <= 0.
+        [B, T] float, 0 outside the mask.
     """
-    absent = slate_size * torch.log1p(-log_probs.exp().clamp(max=1 - 1e-6))
-    return torch.log(-torch.expm1(absent))
+    after = functional.pad(discounted_returns(1 + lambda_r * rewards, mask, gamma)[:, 1:], (0, 1))
+    later = functional.pad(mask[:, 1:], (0, 1))
+    mean_return = after[later].mean() if bool(later.any()) else after.new_zeros(())
+    gone_on = torch.where(click_mask & later, after - mean_return, 0.0)
+    rho = 1 + lambda_r * expected_rewards + gamma * (survival * mean_return + trace * gone_on)
+    centred = torch.zeros_like(rho)
+    for part in (slice(0, 1), slice(1, None)):
+        counted = mask[:, part]
+        if bool(counted.any()):
+            centred[:, part] = torch.where(counted, rho[:, part] - rho[:, part][counted].mean(), 0.0)
+    trust = q / q[mask].mean()
+    return torch.where(mask, centred * trust.clamp(max=5.0), 0.0)
 
 
 def _weighted_sum(weights: Tensor, log_probs: Tensor, mask: Tensor) -> Tensor:

@@ -100,10 +100,11 @@ def _prepare(config: TrainConfig, resume: bool) -> Source:
         return reopen_source(config.out)
     with checking_arguments():
         source = open_source(config)
-    parameters = sum(p.numel() for p in Models(source.items, config.model, source.reward_mode()).parameters())
+        models = Models(source.items, config.model, source.reward_mode())
+    parameters = sum(p.numel() for p in models.parameters())
     check_writable(config.out, 4 * parameters * 6 * CHECKPOINTS_KEPT)
-    write_config(config.out, config)
     source.save(config.out)
+    write_config(config.out, config)  # last: a directory with a configuration can be resumed
     return source
 
 

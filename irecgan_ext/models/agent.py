@@ -12,17 +12,24 @@ class Agent(nn.Module):
     """Eq (4): softmax over the C items; a slate is K draws without replacement from it.
 
     Args:
-        items, embedding, hidden, layers, cell, dropout: see `Encoder`.
+        items, embedding, hidden, layers, cell, dropout, history_dropout: see `Encoder`.
 
     Raises:
         ValueError: see `Encoder`.
     """
 
     def __init__(
-        self, items: int, embedding: int, hidden: int, layers: int, cell: Cell = "gru", dropout: float = 0.0
+        self,
+        items: int,
+        embedding: int,
+        hidden: int,
+        layers: int,
+        cell: Cell = "gru",
+        dropout: float = 0.0,
+        history_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(items, embedding, hidden, layers, cell, dropout)
+        self.encoder = Encoder(items, embedding, hidden, layers, cell, dropout, history_dropout)
         self.head = nn.Linear(hidden, items)
 
     def logits(self, states: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from irecgan_ext.models.user_model import RewardMode, check_reward
 from irecgan_ext.types import END, PAD, Trajectories
 
 TEMPERATURE = 0.1  # of the softmax that stands for the argmax over the slate
+EMBEDDING_STD = 0.3  # scores are products of embeddings: from smaller ones D starts almost without a gradient
 
 
 class Discriminator(nn.Module):
@@ -37,7 +38,7 @@ class Discriminator(nn.Module):
         super().__init__()
         check_reward(reward)
         self.reward = reward
-        self.encoder = Encoder(items, embedding, hidden, layers, cell, dropout)
+        self.encoder = Encoder(items, embedding, hidden, layers, cell, dropout, embedding_std=EMBEDDING_STD)
         self.query = nn.Linear(hidden, embedding)
         self.reward_scale = nn.Linear(1, 1) if reward == "binary" else None
         if self.reward_scale is not None:

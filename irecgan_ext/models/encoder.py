@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from irecgan_ext.types import symbol_index
+from irecgan_ext.types import END, symbol_index
 
 Cell = Literal["gru", "lstm"]
 
@@ -25,13 +25,24 @@ class Encoder(nn.Module):
         cell: "gru" or "lstm".
         dropout: probability, in training mode, of dropping an entry of the embedded inputs, of the states between layers and
             of the states that `forward` returns.
+        history_dropout: probability, in training mode, of hiding a past click from `forward`: END, which is no input
+            otherwise, takes its place. What the state makes of single clicks is then learnt from fewer of them.
+        embedding_std: standard deviation of the initial embeddings.
 
     Raises:
         ValueError: a size is below 1, `cell` is unknown or `dropout` is outside [0, 1).
     """
 
     def __init__(
-        self, items: int, embedding: int, hidden: int, layers: int, cell: Cell = "gru", dropout: float = 0.0
+        self,
+        items: int,
+        embedding: int,
+        hidden: int,
+        layers: int,
+        cell: Cell = "gru",
+        dropout: float = 0.0,
+        history_dropout: float = 0.0,
+        embedding_std: float = 0.1,
     ) -> None:
         super().__init__()
         for name, size in (("items", items), ("embedding", embedding), ("hidden", hidden), ("layers", layers)):
@@ -39,15 +50,17 @@ class Encoder(nn.Module):
                 raise ValueError(f"{name} must be at least 1, got {size}")
         if cell not in _CELLS:
             raise ValueError(f"cell must be 'gru' or 'lstm', got {cell!r}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        for name, share in (("dropout", dropout), ("history_dropout", history_dropout)):
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {share}")
         self.items = items
         self.cell = cell
         self.embedding = nn.Embedding(items + 2, embedding)
-        nn.init.normal_(self.embedding.weight, std=0.1)
+        nn.init.normal_(self.embedding.weight, std=embedding_std)
         between = dropout if layers > 1 else 0.0
         self.rnn = _CELLS[cell](embedding, hidden, layers, batch_first=True, dropout=between)
         self.dropout = nn.Dropout(dropout)
+        self.history_dropout = history_dropout
 
     def embed(self, symbols: Tensor) -> Tensor:
         """[..., E] embeddings of `symbols` ([...] int64: items, END, BOS; PAD gives END's row, for the caller to mask)."""
@@ -62,8 +75,17 @@ class Encoder(nn.Module):
         Returns:
             [B, T, H]: at t, the state that has consumed inputs 0..t.
         """
+        if self.training and self.history_dropout > 0:
+            hidden = torch.rand(symbols.shape, device=symbols.device) < self.history_dropout
+            hidden[:, :1] = False
+            symbols = torch.where(hidden, END, symbols)
         states, _ = self.rnn(self.dropout(self.embed(symbols)))
         return self.dropout(states)
+
+    def disable_dropout(self) -> None:
+        """Switch `dropout` off for good, in training mode too; history dropout stays."""
+        self.dropout.p = 0.0
+        self.rnn.dropout = 0.0
 
     def initial_state(self, count: int) -> Tensor:
         """[Z, L, count, H] zeros, the state before any input; Z = 1 (GRU: h) or 2 (LSTM: h, c)."""

@@ -92,6 +92,22 @@ class UserModel(nn.Module):
         loss = functional.binary_cross_entropy_with_logits(reward_logits, trajectories.rewards, reduction="none")
         return clicks, torch.where(clicked, -loss, 0.0)
 
+    @torch.no_grad()
+    def expectations(self, trajectories: Trajectories) -> tuple[Tensor, Tensor]:
+        """What the model expects of each slate before it sees the click.
+
+        Returns:
+            survival [B, T]: probability of a click rather than END; reward [B, T]: expected r_t, equal to it in mode
+            "survival". Steps after the end hold meaningless values.
+        """
+        states = self.encoder(trajectories.inputs())
+        clicks = torch.softmax(self.click_logits(states, trajectories.slates), -1)[..., :-1]
+        survival = clicks.sum(-1)
+        if self.reward_query is None:
+            return survival, survival
+        earns = torch.sigmoid(self.reward_logits(states[..., None, :], trajectories.slates))
+        return survival, (clicks * earns).sum(-1)
+
     def rollout_parameters(self) -> list[Tensor]:
         """Flat list that the rollout operator reads: embedding, recurrent layers, query, reward query if binary."""
         heads = [self.query] if self.reward_query is None else [self.query, self.reward_query]

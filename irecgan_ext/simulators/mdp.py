@@ -25,6 +25,10 @@ SCHEMA = "irecgan_ext.mdp/1"
 STEP_LIMIT = 65_536  # a session longer than this without `max_steps` is an error: some user never leaves
 
 
+class EndlessSession(UserError, RuntimeError):
+    """A simulated user never leaves."""
+
+
 @dataclass(frozen=True, eq=False)
 class MDP:
     """Users with M hidden states in front of C items.
@@ -211,7 +215,7 @@ def _run(
         if len(rows) == 0 or step + 1 == max_steps:
             return
         policy.observe(rows, slates[on], clicks[on])
-    raise RuntimeError(f"sessions must end within {STEP_LIMIT} steps when max_steps is None, {len(rows)} did not")
+    raise EndlessSession(f"sessions must end within {STEP_LIMIT} steps when max_steps is None, {len(rows)} did not")
 
 
 def simulate(
@@ -236,7 +240,7 @@ def simulate(
     Raises:
         ValueError: an argument is out of range, or the policy recommends a wrong number of items, a repeated or an
             unknown one.
-        RuntimeError: `max_steps` is None and a session runs for `STEP_LIMIT` steps.
+        EndlessSession: `max_steps` is None and a session runs for `STEP_LIMIT` steps.
     """
     steps = list(simulate_steps(mdp, policy, sessions, slate_size=slate_size, seed=seed, max_steps=max_steps))
     horizon = len(steps)

@@ -6,11 +6,17 @@ import torch
 from torch import Tensor
 
 from irecgan_ext import losses
+from irecgan_ext.models import Agent
 from irecgan_ext.rollout import Rollout, rollout
 from irecgan_ext.training.batches import minibatches, sample
-from irecgan_ext.training.pretrain import pretrain_agent, pretrain_user
+from irecgan_ext.training.pretrain import agent_loss, pretrain_agent, pretrain_user
 from irecgan_ext.training.run import Run, Unit
 from irecgan_ext.types import Trajectories
+
+DISCRIMINATOR_BETAS = (
+    0.5,
+    0.999,
+)  # less momentum than Adam's default: what D fights against moves (Radford et al. 2016)
 
 
 def train_irecgan(run: Run) -> None:
@@ -19,17 +25,20 @@ def train_irecgan(run: Run) -> None:
     pretrain_user(run)  # line 3
     pretrain_agent(run)  # line 4
     run.begin_average()
+    run.models.agent.encoder.disable_dropout()
     for unit in run.units("pretrain_discriminator", run.config.discriminator.pretrain_epochs):
         generated = generate(run, unit).trajectories  # line 5
         logged = sample(run.train, config.generated, unit.generator)
         update_discriminator(run, unit, logged, generated)  # line 6
 
     for unit in run.units("adversarial", config.epochs):  # line 7
-        for _ in range(config.r_steps):  # line 8
+        for step in range(config.r_steps):  # line 8
             played = generate(run, unit, config.completions)  # lines 9 and 10
             logged = sample(run.train, round(config.logged_ratio * config.generated), unit.generator)  # line 11
-            update_user(run, unit, logged, played)  # line 12
-            update_agent(run, unit, logged, played)  # line 13
+            progress = (unit.index * config.r_steps + step) / max(1, config.epochs * config.r_steps - 1)
+            rate = 1 + (config.final_rate - 1) * progress
+            update_user(run, unit, logged, played, rate * config.user_learning_rate)  # line 12
+            update_agent(run, unit, logged, played, rate * config.agent_learning_rate)  # line 13
         for _ in range(config.d_steps):  # line 15
             generated = generate(run, unit).trajectories  # line 16
             logged = sample(run.train, config.generated, unit.generator)  # line 17
@@ -40,9 +49,8 @@ def train_irecgan(run: Run) -> None:
 def generate(run: Run, unit: Unit, completions: int = 0) -> Rollout:
     """m sessions of user model and agent; with `completions`, scored by q_D (Eq 6)."""
     config = run.config.adversarial
-    models = run.average
     played = rollout(
-        models.user,
+        run.average.user,
         run.models.agent,
         run.models.discriminator if completions else None,
         slate_size=run.train.slate_size,
@@ -52,50 +60,59 @@ def generate(run: Run, unit: Unit, completions: int = 0) -> Rollout:
         generator=unit.generator,
     )
     unit.values["agent_return"] = played.trajectories.returns().mean().item()
+    if played.q is not None:
+        unit.values["q_mean"] = (played.q.sum() / played.trajectories.lengths.sum()).item()
     return played
 
 
-def update_user(run: Run, unit: Unit, logged: Trajectories, played: Rollout) -> None:
-    """Eq (7) on B = [B^s, B^r], q_D = 1 on B^r."""
+def update_user(run: Run, unit: Unit, logged: Trajectories, played: Rollout, rate: float) -> None:
+    """Eq (7) on B = [B^s, B^r], q_D = 1 on B^r; `rate` is the step size."""
     config, user = run.config.adversarial, run.models.user
-    optimiser = run.optimiser("adversarial_user", user, config.user_learning_rate, weight_decay=0.0)
-    q = _trust(played, config.normalise_q)
-    order = torch.randperm(len(q), generator=unit.generator)
+    optimiser = run.optimiser("adversarial_user", user, rate, weight_decay=0.0)
+    fake, q = played.trajectories, _scores(played)
+    if config.centre_q:
+        q = torch.where(fake.step_mask(), q / q[fake.step_mask()].mean() - 1, 0.0)
+    order = torch.randperm(len(q), generator=unit.generator, device=q.device)
     batches = list(minibatches(logged.lengths, config.user_batch, unit.generator))
     user.train()
     for index, part in zip(batches, order.tensor_split(len(batches))):
-        batch = Trajectories.cat([logged.select(index), played.trajectories.select(part)])
+        batch = Trajectories.cat([logged.select(index), fake.select(part)])
         clicks, rewards = user(batch)
-        weights = _stack(torch.ones(len(index)), q[part], batch)
-        loss = losses.user_policy_gradient(
-            clicks, rewards, weights, batch.step_mask(), batch.click_mask(), config.lambda_p
-        )
-        unit.values["user_loss"] = run.descend(optimiser, loss, "user model's loss")
+        weights = _stack(torch.ones(len(index), device=q.device), q[part], batch.horizon)
+        mask, clicked = batch.step_mask(), batch.click_mask()
+        loss = losses.user_policy_gradient(clicks, rewards, weights, mask, clicked, config.lambda_p)
+        unit.values["user_loss"] = run.descend(optimiser, loss, "user model's loss", rate)
         run.update_average("user", config.average)
 
 
-def update_agent(run: Run, unit: Unit, logged: Trajectories, played: Rollout) -> None:
-    """Eq (10) on B = [B^s, B^r], q_D = 1 on B^r."""
+def update_agent(run: Run, unit: Unit, logged: Trajectories, played: Rollout, rate: float) -> None:
+    """Eq (10) on B = [B^s, B^r], q_D = 1 on B^r; `rate` is the step size."""
     config, agent = run.config.adversarial, run.models.agent
-    optimiser = run.optimiser("adversarial_agent", agent, config.agent_learning_rate, weight_decay=0.0)
-    q = _trust(played, config.normalise_q)
-    batch = Trajectories.cat([logged.select(torch.arange(len(q))), played.trajectories])
-    weights = _stack(torch.ones(len(q)), q, batch)
-    returns = losses.agent_returns(weights, batch.rewards, batch.step_mask(), config.gamma, config.lambda_r)
-    returns[: len(q)] *= config.log_weight
+    optimiser = run.optimiser("adversarial_agent", agent, rate, weight_decay=0.0)
+    fake = played.trajectories
+    weights = _agent_weights(run, played)
+    order = torch.randperm(len(fake), generator=unit.generator, device=weights.device)
     agent.train()
-    log_probs = agent(batch)
-    if config.slate_correction:
-        log_probs = losses.inclusion_log_prob(log_probs, batch.slate_size)
-    loss = losses.agent_policy_gradient(log_probs, returns, batch.click_mask())
-    unit.values |= {"agent_loss": run.descend(optimiser, loss, "agent's loss"), "q_mean": _mean_q(played).item()}
-    run.update_average("agent", config.average)
+    for part in order.split(config.agent_batch):
+        batch, weight = fake.select(part), weights[part]
+        if config.action == "click":
+            loss = losses.agent_policy_gradient(agent(batch), weight[:, : batch.horizon], batch.click_mask())
+        else:
+            log_probs = slate_log_probs(agent, batch)
+            loss = losses.agent_policy_gradient(log_probs, weight[:, : batch.horizon], batch.step_mask())
+        if config.log_weight > 0:
+            real = sample(logged, len(part), unit.generator)
+            loss = loss + config.log_weight * agent_loss(agent, real, config)
+        unit.values["agent_loss"] = run.descend(optimiser, loss, "agent's loss", rate)
+        run.update_average("agent", config.average)
 
 
 def update_discriminator(run: Run, unit: Unit, logged: Trajectories, generated: Trajectories) -> None:
     """One pass of Eq (5) over as many logged and generated sessions."""
     config, discriminator = run.config.discriminator, run.models.discriminator
-    optimiser = run.optimiser("discriminator", discriminator, config.learning_rate, weight_decay=0.0)
+    optimiser = run.optimiser(
+        "discriminator", discriminator, config.learning_rate, weight_decay=0.0, betas=DISCRIMINATOR_BETAS
+    )
     discriminator.train()
     real_order = torch.randperm(len(logged), generator=unit.generator).split(config.batch)
     fake_order = torch.randperm(len(generated), generator=unit.generator).split(config.batch)
@@ -110,20 +127,36 @@ def update_discriminator(run: Run, unit: Unit, logged: Trajectories, generated: 
     unit.values["d_accuracy_generated"] = right[1].item() / len(generated)
 
 
-def _mean_q(played: Rollout) -> Tensor:
-    """[] mean of q_D over the counted steps."""
+def slate_log_probs(agent: Agent, batch: Trajectories) -> Tensor:
+    """[B, T]: exact Plackett-Luce log-probability of each counted step's slate, in order; 0 after the end."""
+    counted = batch.step_mask()
+    states = agent.encoder(batch.inputs())
+    chosen = losses.plackett_luce_log_prob(agent.logits(states[counted]), batch.slates[counted])
+    return states.new_zeros(counted.shape).masked_scatter(counted, chosen)
+
+
+def _agent_weights(run: Run, played: Rollout) -> Tensor:
+    """[m, T] weight of each generated step's log-probability in the agent's gradient."""
+    config, fake, q = run.config.adversarial, played.trajectories, _scores(played)
+    mask, gamma, lambda_r = fake.step_mask(), config.gamma, config.lambda_r
+    if config.action == "click":
+        return losses.agent_returns(q, fake.rewards, mask, gamma, lambda_r)
+    survival, expected = run.average.user.eval().expectations(fake)
+    weights = losses.slate_advantages(
+        q, fake.rewards, survival, expected, mask, fake.click_mask(), gamma, lambda_r, config.trace
+    )
+    # One scale for the whole run: scaled anew, the vanishing advantages of a settled policy would turn into noise.
+    scale = run.scalars.setdefault("agent_scale", weights[mask].square().mean().sqrt().clamp(min=1e-8).item())
+    return weights / scale
+
+
+def _scores(played: Rollout) -> Tensor:
+    """[m, T] q_D of each generated step."""
     assert played.q is not None
-    return played.q.sum() / played.trajectories.lengths.sum()
+    return played.q
 
 
-def _trust(played: Rollout, normalise: bool) -> Tensor:
-    """[m, T] q_D of each generated step, divided by its mean over steps if `normalise`."""
-    assert played.q is not None
-    return played.q / _mean_q(played) if normalise else played.q
-
-
-def _stack(first: Tensor, q: Tensor, batch: Trajectories) -> Tensor:
-    """[B, T] weights of a batch: `first` [n] on every step of its first n sessions, q [m, T'] on the others."""
-    weights = first[:, None].expand(-1, batch.horizon)
-    rest = torch.nn.functional.pad(q, (0, batch.horizon - q.shape[1]))[:, : batch.horizon]
-    return torch.cat([weights, rest])
+def _stack(first: Tensor, q: Tensor, horizon: int) -> Tensor:
+    """[n + m, T] weights of a batch: `first` [n] on every step of its first n sessions, q [m, T'] on the others."""
+    rest = torch.nn.functional.pad(q, (0, max(0, horizon - q.shape[1])))[:, :horizon]
+    return torch.cat([first[:, None].expand(-1, horizon), rest])

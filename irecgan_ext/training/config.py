@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -14,7 +15,7 @@ PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Size of user model, agent and discriminator."""
+    """Size and regularisation of user model, agent and discriminator."""
 
     cell: Literal["gru", "lstm"] = "gru"
     """Recurrent cell."""
@@ -24,8 +25,13 @@ class ModelConfig:
     """Width of the recurrent states (H)."""
     layers: int = 1
     """Recurrent layers (L)."""
-    dropout: float = 0.5
-    """Dropout of user model and agent in training."""
+    user_dropout: float = 0.3
+    """Dropout of the user model in training."""
+    agent_dropout: float = 0.3
+    """Dropout of the agent in pre-training; its policy gradient needs the policy that acted."""
+    history_dropout: float = 0.5
+    """Probability of hiding a past click from the agent in training: it learns what holds for most histories first, and
+    follows the user model's guesses about single ones less."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +39,15 @@ class PretrainConfig:
     """Pre-training of one model on the log, stopped on held-out sessions."""
 
     learning_rate: float
-    """Adam's step size."""
+    """AdamW's first step size."""
     epochs: int
     """At most so many passes over the log."""
-    patience: int
+    patience: int = 4
     """Stop after so many epochs without a better held-out loss; the best epoch is kept."""
-    batch: int
+    batch: int = 128
     """Sessions per update."""
+    decay: float = 0.85
+    """Factor on the step size after each epoch."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
 
@@ -50,8 +58,8 @@ class DiscriminatorConfig:
 
     learning_rate: float = 1e-3
     """Adam's step size."""
-    pretrain_epochs: int = 5
-    """Passes over the first generated and logged sessions."""
+    pretrain_epochs: int = 10
+    """Rounds of generating sessions and learning to tell them from logged ones, before the first r-step."""
     batch: int = 64
     """Logged and generated sessions each, per update."""
 
@@ -60,42 +68,50 @@ class DiscriminatorConfig:
 class AdversarialConfig:
     """Lines 7 to 20 of Algorithm 1."""
 
-    epochs: int = 10
+    epochs: int = 6
     """Rounds of r-steps and d-steps."""
-    r_steps: int = 6
+    r_steps: int = 5
     """Updates of user model and agent per round."""
     d_steps: int = 1
     """Updates of the discriminator per round."""
-    d_epochs: int = 2
+    d_epochs: int = 1
     """Passes over the sessions of one d-step (i)."""
-    generated: int = 256
+    generated: int = 1024
     """Sessions that agent and user model make per step (m)."""
-    logged_ratio: float = 10.0
-    """Logged sessions per generated one in an r-step (lambda_2 / lambda_1)."""
+    logged_ratio: float = 2.0
+    """Logged sessions per generated one in an r-step (lambda_2 / lambda_1; the paper's is 10)."""
     completions: int = 5
     """Monte-Carlo completions per prefix (N)."""
-    max_steps: int | None = None
+    max_steps: int | None = 20
     """Cap on a generated session's steps; None: twice the mean logged length."""
     user_learning_rate: float = 1e-4
-    """Adam's step size for the user model."""
+    """Adam's first step size for the user model."""
     agent_learning_rate: float = 3e-3
-    """Adam's step size for the agent."""
-    user_batch: int = 256
+    """Adam's first step size for the agent."""
+    final_rate: float = 0.1
+    """Share of the first step sizes that is left at the last r-step; linear between."""
+    user_batch: int = 512
     """Logged sessions per update of the user model; the generated ones are spread over these updates."""
+    agent_batch: int = 256
+    """Generated sessions per update of the agent, with as many logged ones."""
     gamma: float = 0.9
     """Discount of the agent's returns."""
     lambda_r: float = 3.0
     """Weight of the rewards in the agent's returns."""
     lambda_p: float = 1.0
     """Weight of the reward term in the user model's likelihood."""
-    log_weight: float = 1.0
-    """Weight of logged sessions in the agent's update, beside 1 for generated ones. The paper's is 1."""
-    normalise_q: bool = False
-    """Divide q_D by its mean, so that D says which generated steps to trust more, not how much all of them count."""
-    slate_correction: bool = False
-    """Use the log-probability that the clicked item is among K draws in place of its log pi (Chen et al. 2019)."""
-    average: float = 0.0
-    """Decay of the running average of weights that is kept as the result; 0 keeps the last weights."""
+    log_weight: float = 0.002
+    """Weight of logged sessions in the agent's update, beside 1 for generated ones (the paper's is 1)."""
+    action: Literal["click", "slate"] = "slate"
+    """What the agent's gradient takes as its action on generated sessions: the clicked item, as in Eq (10), or the whole
+    slate with its exact Plackett-Luce probability and centred returns."""
+    trace: float = 0.0
+    """With action slate: how much of what happened after a step counts for its slate, beside what is expected (0 to 1)."""
+    centre_q: bool = True
+    """In the user model's update: q_D / mean q_D - 1 in place of q_D, a baseline."""
+    average: float = 0.95
+    """Decay, per update, of the running average of the user model's and the agent's weights. The average generates
+    sessions (user model) and is what the run keeps (both). 0 keeps the last weights."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +164,8 @@ class TrainConfig:
     quiet: bool = False
     """No progress on standard error."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    user: PretrainConfig = field(default_factory=lambda: PretrainConfig(3e-3, 60, 6, 128, 1e-4))
-    agent: PretrainConfig = field(default_factory=lambda: PretrainConfig(3e-3, 40, 6, 128, 1e-4))
+    user: PretrainConfig = field(default_factory=lambda: PretrainConfig(5e-3, 20, batch=64, decay=0.8))
+    agent: PretrainConfig = field(default_factory=lambda: PretrainConfig(2e-3, 12))
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -163,24 +179,59 @@ class TrainConfig:
             "agent.batch": self.agent.batch,
             "discriminator.batch": self.discriminator.batch,
             "adversarial.generated": self.adversarial.generated,
+            "adversarial.agent-batch": self.adversarial.agent_batch,
+            "adversarial.logged-ratio": self.adversarial.logged_ratio,
             "adversarial.user-batch": self.adversarial.user_batch,
             "adversarial.completions": self.adversarial.completions,
-            "evaluation.sessions": self.evaluation.sessions,
+            "user.epochs": self.user.epochs,
+            "agent.epochs": self.agent.epochs,
+            "user.decay": self.user.decay,
+            "agent.decay": self.agent.decay,
+            "adversarial.user-learning-rate": self.adversarial.user_learning_rate,
+            "adversarial.agent-learning-rate": self.adversarial.agent_learning_rate,
+            "threads": 1 if self.threads is None else self.threads,
             "user.learning-rate": self.user.learning_rate,
             "agent.learning-rate": self.agent.learning_rate,
             "discriminator.learning-rate": self.discriminator.learning_rate,
         }
         for flag, value in positive.items():
-            if not value > 0:
-                raise UsageError(f"--{flag} must be positive, got {value}")
-        if self.seed < 0:
-            raise UsageError(f"--seed must not be negative, got {self.seed}")
+            if not 0 < value < math.inf:
+                raise UsageError(f"--{flag} must be positive and finite, got {value}")
+        not_negative = {
+            "checkpoint-seconds": self.checkpoint_seconds,
+            "user.weight-decay": self.user.weight_decay,
+            "agent.weight-decay": self.agent.weight_decay,
+            "discriminator.pretrain-epochs": self.discriminator.pretrain_epochs,
+            "adversarial.epochs": self.adversarial.epochs,
+            "adversarial.r-steps": self.adversarial.r_steps,
+            "adversarial.d-steps": self.adversarial.d_steps,
+            "adversarial.d-epochs": self.adversarial.d_epochs,
+            "adversarial.final-rate": self.adversarial.final_rate,
+            "adversarial.lambda-r": self.adversarial.lambda_r,
+            "adversarial.lambda-p": self.adversarial.lambda_p,
+            "adversarial.log-weight": self.adversarial.log_weight,
+            "evaluation.seed": self.evaluation.seed,
+        }
+        for flag, value in not_negative.items():
+            if not 0 <= value < math.inf:
+                raise UsageError(f"--{flag} must be finite and not negative, got {value}")
+        if not 0 <= self.seed < 2**64:
+            raise UsageError(f"--seed must be in 0..2^64-1, got {self.seed}")
+        if self.evaluation.sessions < 2:
+            raise UsageError(f"--evaluation.sessions must be at least 2, got {self.evaluation.sessions}")
+        if round(self.adversarial.logged_ratio * self.adversarial.generated) < 1:
+            raise UsageError(
+                f"--adversarial.logged-ratio must give at least one logged session, got {self.adversarial.logged_ratio}"
+            )
         if self.log_sessions < 10 and self.data == "simulator":
             raise UsageError(f"--log-sessions must be at least 10, got {self.log_sessions}")
         if not 0 < self.validation_share < 1:
             raise UsageError(f"--validation-share must be in (0, 1), got {self.validation_share}")
-        if not 0 <= self.adversarial.gamma <= 1:
-            raise UsageError(f"--adversarial.gamma must be in [0, 1], got {self.adversarial.gamma}")
+        for flag, share in (("gamma", self.adversarial.gamma), ("trace", self.adversarial.trace)):
+            if not 0 <= share <= 1:
+                raise UsageError(f"--adversarial.{flag} must be in [0, 1], got {share}")
+        if not 0 <= self.adversarial.average < 1:
+            raise UsageError(f"--adversarial.average must be in [0, 1), got {self.adversarial.average}")
         if self.adversarial.max_steps is not None and not 1 <= self.adversarial.max_steps < 65536:
             raise UsageError(f"--adversarial.max-steps must be in 1..65535, got {self.adversarial.max_steps}")
 
@@ -194,17 +245,25 @@ def preset(name: Preset) -> TrainConfig:
         quick,
         preset="paper",
         out=Path("runs/paper"),
-        model=ModelConfig("lstm", 50, 512, 2, 0.2),
-        user=PretrainConfig(5e-4, 50, 5, 32),
-        agent=PretrainConfig(1e-4, 50, 5, 32),
+        model=ModelConfig("lstm", 50, 512, 2, user_dropout=0.2, agent_dropout=0.2, history_dropout=0.0),
+        user=PretrainConfig(5e-4, 50, batch=32, decay=1.0),
+        agent=PretrainConfig(1e-4, 50, batch=32, decay=1.0),
         discriminator=DiscriminatorConfig(1e-4, 3, 32),
         adversarial=AdversarialConfig(
             epochs=10,
             r_steps=9,
-            d_steps=1,
             d_epochs=3,
             generated=200,
+            logged_ratio=10.0,
+            max_steps=None,
             user_learning_rate=5e-4,
             agent_learning_rate=1e-4,
+            final_rate=1.0,
+            user_batch=32,
+            agent_batch=32,
+            log_weight=1.0,
+            action="click",
+            centre_q=False,
+            average=0.0,
         ),
     )

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from irecgan_ext import losses
 from irecgan_ext.models import Agent, UserModel
 from irecgan_ext.training.batches import minibatches
-from irecgan_ext.training.config import AdversarialConfig
+from irecgan_ext.training.config import AdversarialConfig, PretrainConfig
 from irecgan_ext.training.run import Run, Unit
 from irecgan_ext.types import Trajectories
 
@@ -23,7 +23,7 @@ def pretrain_user(run: Run) -> None:
     config, user = run.config.user, run.models.user
     optimiser = run.optimiser("user", user, config.learning_rate, weight_decay=config.weight_decay)
     for unit in run.units("pretrain_user", config.epochs):
-        train_epoch(run, unit, optimiser, user, lambda log: user_loss(user, log, run.config.adversarial), config.batch)
+        train_epoch(run, unit, optimiser, user, lambda log: user_loss(user, log, run.config.adversarial), config)
         valid = held_out(run, user, lambda log: user_loss(user, log, run.config.adversarial))
         unit.values |= {"ll_train": -unit.values.pop("loss"), "ll_valid": -valid}
         run.improve("pretrain_user", "user", user, valid, config.patience)
@@ -36,9 +36,7 @@ def pretrain_agent(run: Run) -> None:
     config, agent = run.config.agent, run.models.agent
     optimiser = run.optimiser("agent", agent, config.learning_rate, weight_decay=config.weight_decay)
     for unit in run.units("pretrain_agent", config.epochs):
-        train_epoch(
-            run, unit, optimiser, agent, lambda log: agent_loss(agent, log, run.config.adversarial), config.batch
-        )
+        train_epoch(run, unit, optimiser, agent, lambda log: agent_loss(agent, log, run.config.adversarial), config)
         valid = held_out(run, agent, lambda log: agent_loss(agent, log, run.config.adversarial))
         unit.values["loss_valid"] = valid
         run.improve("pretrain_agent", "agent", agent, valid, config.patience)
@@ -60,14 +58,19 @@ def agent_loss(agent: Agent, log: Trajectories, config: AdversarialConfig) -> Te
 
 
 def train_epoch(
-    run: Run, unit: Unit, optimiser: Optimizer, model: nn.Module, loss: Callable[[Trajectories], Tensor], batch: int
+    run: Run,
+    unit: Unit,
+    optimiser: Optimizer,
+    model: nn.Module,
+    loss: Callable[[Trajectories], Tensor],
+    config: PretrainConfig,
 ) -> None:
     """One pass over the training sessions; reports the mean loss per session as `loss`."""
     model.train()
     total = 0.0
-    for index in minibatches(run.train.lengths, batch, unit.generator):
-        value = run.descend(optimiser, loss(run.train.select(index)), f"{unit.phase} loss")
-        total += value * len(index)
+    rate = config.learning_rate * config.decay**unit.index
+    for index in minibatches(run.train.lengths, config.batch, unit.generator):
+        total += run.descend(optimiser, loss(run.train.select(index)), f"{unit.phase} loss", rate) * len(index)
     unit.values["loss"] = total / len(run.train)
 
 

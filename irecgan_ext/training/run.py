@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from irecgan_ext.errors import UserError
+from irecgan_ext.errors import Interrupted, UserError
 from irecgan_ext.models import Agent, Discriminator, UserModel
 from irecgan_ext.models.user_model import RewardMode
 from irecgan_ext.training.checkpoint import (
@@ -42,12 +42,8 @@ from irecgan_ext.types import Trajectories
 MAX_GRADIENT_NORM = 5.0
 
 
-class Interrupted(UserError):
-    """The user stopped the run; its state is saved."""
-
-
 class Diverged(UserError):
-    """A loss is not finite."""
+    """A loss or its gradient is not finite."""
 
 
 class Models(nn.Module):
@@ -56,8 +52,8 @@ class Models(nn.Module):
     def __init__(self, items: int, config: ModelConfig, reward: RewardMode) -> None:
         super().__init__()
         sizes = (items, config.embedding, config.hidden, config.layers, config.cell)
-        self.user = UserModel(*sizes, dropout=config.dropout, reward=reward)
-        self.agent = Agent(*sizes, dropout=config.dropout)
+        self.user = UserModel(*sizes, dropout=config.user_dropout, reward=reward)
+        self.agent = Agent(*sizes, dropout=config.agent_dropout, history_dropout=config.history_dropout)
         self.discriminator = Discriminator(*sizes, reward=reward)
 
 
@@ -141,20 +137,25 @@ class Run:
             self.optimisers[name] = optimiser
         return self.optimisers[name]
 
-    def descend(self, optimiser: torch.optim.Optimizer, loss: Tensor, what: str) -> float:
-        """One clipped gradient step on `loss`; returns its value.
+    def descend(self, optimiser: torch.optim.Optimizer, loss: Tensor, what: str, rate: float | None = None) -> float:
+        """One clipped gradient step on `loss`, of step size `rate` (default: the optimiser's); returns the loss.
 
         Raises:
-            Diverged: the loss is not finite. Names the step, the loss and the last good checkpoint.
+            Diverged: the loss or its gradient is not finite; the weights are as they were. Names the step, the loss and the
+                last good checkpoint.
         """
         value = loss.item()
         if not math.isfinite(value):
-            saved = self.checkpoint or "none was written yet"
-            raise Diverged(f"step {self.step}: {what} is {value}; last good checkpoint: {saved}")
+            raise self._diverged(f"{what} is {value}")
+        if rate is not None:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
+        norm = nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM).item()
+        if not math.isfinite(norm):
+            raise self._diverged(f"the gradient of {what} has norm {norm}")
         optimiser.step()
         return value
 
@@ -260,6 +261,10 @@ class Run:
         self.snapshots = {name: {k: v.to(self.device) for k, v in s.items()} for name, s in state["snapshots"].items()}
         self.scalars, self.done, self.seconds = state["scalars"], state["done"], state["seconds"]
         self.checkpoint = path
+
+    def _diverged(self, problem: str) -> Diverged:
+        saved = self.checkpoint or "none was written yet"
+        return Diverged(f"step {self.step}: {problem}; last good checkpoint: {saved}")
 
     def _entropy(self, phase: str, index: int) -> int:
         sequence = np.random.SeedSequence([self.config.seed, zlib.crc32(phase.encode()), index])

@@ -48,9 +48,11 @@ def read_config(directory: Path) -> TrainConfig:
     if not path.exists():
         raise UsageError(f"{directory}: holds no run ({CONFIG_FILE} is missing)")
     values = read_json(path)
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: must hold a JSON object, got {type(values).__name__}")
     try:
         return _typed(TrainConfig, values)
-    except (TypeError, KeyError) as error:
+    except (AttributeError, TypeError, KeyError) as error:
         raise UsageError(f"{path}: not a configuration of this version: {reason(error)}") from error
 
 

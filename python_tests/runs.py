@@ -1,0 +1,65 @@
+"""Training at a tiny size: logs, runs in this process and flags for the commands."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from irecgan_ext.simulators.mdp import MDP, simulate
+from irecgan_ext.simulators.policies import RandomPolicy
+from irecgan_ext.training.config import (
+    AdversarialConfig,
+    DiscriminatorConfig,
+    EvaluationConfig,
+    ModelConfig,
+    PretrainConfig,
+    TrainConfig,
+)
+from irecgan_ext.training.run import Run
+from irecgan_ext.types import Trajectories
+
+ITEMS, SLATE = 12, 3
+
+FLAGS = (
+    "--log-sessions 80 --slate-size 3 --threads 1 --quiet --checkpoint-seconds 0 "
+    "--model.embedding 4 --model.hidden 8 --user.epochs 3 --agent.epochs 3 --discriminator.pretrain-epochs 2 "
+    "--adversarial.epochs 4 --adversarial.r-steps 1 --adversarial.generated 16 --adversarial.completions 2 "
+    "--adversarial.max-steps 5 --evaluation.sessions 60"
+).split()
+
+
+def tiny_log(sessions: int = 60, *, binary: bool = False, seed: int = 0) -> Trajectories:
+    """Sessions of random slates of 3 from 12 items; with `binary`, every other click earns nothing."""
+    mdp = MDP.random(states=3, items=ITEMS, seed=1)
+    log = simulate(mdp, RandomPolicy(ITEMS, SLATE), sessions, slate_size=SLATE, seed=seed)
+    return replace(log, rewards=log.rewards * (log.clicks % 2 == 0)) if binary else log
+
+
+def tiny_config(**adversarial: Any) -> TrainConfig:
+    """Two epochs of everything, hidden states of 8; `adversarial` sets options of that phase."""
+    options = {"epochs": 2, "r_steps": 2, "generated": 16, "completions": 2, "max_steps": 5, **adversarial}
+    return TrainConfig(
+        quiet=True,
+        model=ModelConfig(embedding=4, hidden=8),
+        user=PretrainConfig(1e-2, 2, batch=16),
+        agent=PretrainConfig(1e-2, 2, batch=16),
+        discriminator=DiscriminatorConfig(pretrain_epochs=1, batch=8),
+        adversarial=AdversarialConfig(**options),
+        evaluation=EvaluationConfig(sessions=60),
+    )
+
+
+def make_run(directory: Path, config: TrainConfig | None = None, *, binary: bool = False, resume: bool = False) -> Run:
+    """A run on a tiny log, 40 sessions to learn from and 20 held out."""
+    log = tiny_log(binary=binary)
+    train, valid = log.select(torch.arange(40)), log.select(torch.arange(40, 60))
+    reward = "binary" if binary else "survival"
+    return Run(config or tiny_config(), directory, train, valid, ITEMS, reward, torch.device("cpu"), resume)
+
+
+def copied(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The module's weights as they are now."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
