@@ -103,8 +103,9 @@ def _parse(options: type[T], prog: str, args: Sequence[str] | None, default: T |
     except SystemExit as stop:
         if not stop.code:
             raise
-        framed = [line.strip("│ ") for line in box.getvalue().splitlines() if line.startswith("│")]
-        said = [line for line in framed if line.strip("─") and not line.startswith("For full helptext")]
+        # A title, then the message, in a frame of box-drawing characters or, where standard output is not UTF-8, without.
+        framed = [line.strip("│ ") for line in box.getvalue().splitlines()[1:] if not line.startswith(("╭", "╰"))]
+        said = [line for line in framed if line.strip("─-") and not line.startswith("For full helptext")]
         raise UsageError(f"{' '.join(said) or 'wrong arguments'} (see --help)") from None
 
 

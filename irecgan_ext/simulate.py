@@ -13,7 +13,7 @@ from irecgan_ext.data.sessions import write_sessions
 from irecgan_ext.errors import UsageError
 from irecgan_ext.files import reason
 from irecgan_ext.simulators.mdp import MDP, simulate
-from irecgan_ext.simulators.policies import MaxPolicy, MixPolicy, Policy, RandomPolicy
+from irecgan_ext.simulators.policies import make_policy
 from irecgan_ext.types import Trajectories
 
 
@@ -61,7 +61,8 @@ def main(options: SimulateOptions) -> None:
     """
     with checking_arguments():
         mdp = _users(options)
-        policy = _policy(options, mdp)
+        policy = make_policy(options.policy, mdp, options.slate_size)
+        assert policy is not None  # the options allow known names only
         try:
             trajectories = simulate(
                 mdp,
@@ -88,12 +89,6 @@ def _users(options: SimulateOptions) -> MDP:
     if path is not None and path.exists():
         return MDP(*read_authors_mdp(path)) if path.is_dir() else MDP.load(path)
     return MDP.random(options.states, options.items, options.transition_temperature, options.seed)
-
-
-def _policy(options: SimulateOptions, mdp: MDP) -> Policy:
-    if options.policy == "random":
-        return RandomPolicy(mdp.items, options.slate_size)
-    return {"max": MaxPolicy, "mix": MixPolicy}[options.policy](mdp, options.slate_size)
 
 
 def _metadata(options: SimulateOptions, mdp: MDP) -> dict[str, Any]:

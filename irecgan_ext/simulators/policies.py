@@ -137,6 +137,15 @@ class MixPolicy(Policy):
         return torch.where(best, self.best[states], self.middle[states].gather(1, subsets))
 
 
+def make_policy(name: str, mdp: MDP, slate_size: int) -> Policy | None:
+    """The logging policy `name` (random, max or mix); None for another name."""
+    if name == "random":
+        return RandomPolicy(mdp.items, slate_size)
+    if name in ("max", "mix"):
+        return {"max": MaxPolicy, "mix": MixPolicy}[name](mdp, slate_size)
+    return None
+
+
 def check_slate_size(slate_size: int, items: int) -> int:
     """`slate_size` itself, or a ValueError if it is not in 1..C."""
     if not 1 <= slate_size <= items:

@@ -172,7 +172,11 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise UsageError, naming the flag, for a value that its type allows but training cannot use."""
-        positive = {
+        self._check_signs()
+        self._check_ranges()
+
+    def _check_signs(self) -> None:
+        positive: dict[str, float] = {
             "log-sessions": self.log_sessions,
             "slate-size": self.slate_size,
             "user.batch": self.user.batch,
@@ -197,7 +201,7 @@ class TrainConfig:
         for flag, value in positive.items():
             if not 0 < value < math.inf:
                 raise UsageError(f"--{flag} must be positive and finite, got {value}")
-        not_negative = {
+        not_negative: dict[str, float] = {
             "checkpoint-seconds": self.checkpoint_seconds,
             "user.weight-decay": self.user.weight_decay,
             "agent.weight-decay": self.agent.weight_decay,
@@ -215,6 +219,8 @@ class TrainConfig:
         for flag, value in not_negative.items():
             if not 0 <= value < math.inf:
                 raise UsageError(f"--{flag} must be finite and not negative, got {value}")
+
+    def _check_ranges(self) -> None:
         if not 0 <= self.seed < 2**64:
             raise UsageError(f"--seed must be in 0..2^64-1, got {self.seed}")
         if self.evaluation.sessions < 2:

@@ -13,7 +13,7 @@ from irecgan_ext.data.sessions import load_log, write_sessions
 from irecgan_ext.errors import UsageError
 from irecgan_ext.models.user_model import RewardMode
 from irecgan_ext.simulators.mdp import MDP, simulate
-from irecgan_ext.simulators.policies import MaxPolicy, MixPolicy, Policy, RandomPolicy
+from irecgan_ext.simulators.policies import Policy, make_policy
 from irecgan_ext.training.config import TrainConfig
 from irecgan_ext.types import Trajectories
 
@@ -61,15 +61,6 @@ class Source:
         write_sessions(directory / LOG_FILE, self.log, self.items, self.metadata)
         if self.mdp is not None:
             self.mdp.save(directory / MDP_FILE)
-
-
-def make_policy(name: str, mdp: MDP, slate_size: int) -> Policy | None:
-    """The logging policy `name` (random, max or mix); None for another name."""
-    if name == "random":
-        return RandomPolicy(mdp.items, slate_size)
-    if name in ("max", "mix"):
-        return {"max": MaxPolicy, "mix": MixPolicy}[name](mdp, slate_size)
-    return None
 
 
 def open_source(config: TrainConfig) -> Source:
