@@ -23,12 +23,13 @@ from irecgan_ext.types import Trajectories
 
 ITEMS, SLATE = 12, 3
 
-FLAGS = (
-    "--log-sessions 80 --slate-size 3 --threads 1 --quiet --checkpoint-seconds 0 "
+_OPTIONS = (
+    "--log-sessions 80 --slate-size 3 --threads 1 --device cpu --quiet --checkpoint-seconds 0 "
     "--model.embedding 4 --model.hidden 8 --user.epochs 3 --agent.epochs 3 --discriminator.pretrain-epochs 2 "
     "--adversarial.epochs 4 --adversarial.r-steps 1 --adversarial.generated 16 --adversarial.completions 2 "
     "--adversarial.max-steps 5 --evaluation.sessions 60"
-).split()
+)
+FLAGS = _OPTIONS.split()
 
 
 def tiny_log(sessions: int = 60, *, binary: bool = False, seed: int = 0) -> Trajectories:

@@ -48,7 +48,9 @@ def test_every_model_learns_and_every_value_is_finite(tmp_path: Path, action: st
     train_irecgan(run)
     run.close()
     records = read_metrics(tmp_path)
-    assert [record["phase"] for record in records] == [phase for phase, n in zip(VALUES, (2, 2, 1, 2)) for _ in range(n)]
+    assert [record["phase"] for record in records] == [
+        phase for phase, n in zip(VALUES, (2, 2, 1, 2)) for _ in range(n)
+    ]
     assert [record["step"] for record in records] == list(range(1, 8))
     for record in records:
         values = {name: value for name, value in record.items() if name not in ("phase", "unit", "step", "wall")}
@@ -294,5 +296,4 @@ def test_it_learns_what_to_recommend(tmp_path: Path, action: str) -> None:
         for agent in (pretrained, run.average.agent)
     )
     gain = after - before  # the same users
-    print(float(gain.mean()), float(gain.std()/2000**.5), float(before.mean()), learnt.reward, chance.reward)
-    assert float(gain.mean()) > 4 * float(gain.std()) / len(gain) ** 0.5
+    assert float(gain.mean()) > max(0.5, 4 * float(gain.std()) / len(gain) ** 0.5)

@@ -158,3 +158,93 @@ def test_gradcheck_of_losses(name):
         "agent": lambda: gradcheck(lambda x: losses.agent_policy_gradient(x, c.detach(), CLICKED), a),
     }
     assert checks[name]()
+
+
+def advantages(trace, q=None):
+    """Two sessions: a click, then END; a click, censored. gamma 0.5, lambda_r 2."""
+    mask = torch.tensor([[True, True], [True, False]])
+    clicked = torch.tensor([[True, False], [True, False]])
+    rewards = torch.tensor([[1.0, 0.0], [1.0, math.nan]])
+    survival = torch.tensor([[0.5, 0.25], [0.75, math.nan]])
+    expected = torch.tensor([[0.5, 0.125], [0.25, math.nan]])
+    q = torch.full((2, 2), 0.5) if q is None else q
+    return losses.slate_advantages(q, rewards, survival, expected, mask, clicked, 0.5, 2.0, trace)
+
+
+def test_slate_advantages_by_hand():
+    # Only session 0 has a later step, its END step, whose return is 1: V = 1.
+    # rho without trace: 1 + 2 * 0.5 + 0.5 * 0.5 = 2.25 and 1 + 2 * 0.25 + 0.5 * 0.75 = 1.875, their mean 2.0625.
+    # Later steps are centred apart; there is one.
+    close(advantages(0.0), [[0.1875, 0.0], [-0.1875, 0.0]])
+    # R_1 - V = 0 for session 0; session 1 was cut, nothing is known of what came after.
+    close(advantages(1.0), [[0.1875, 0.0], [-0.1875, 0.0]])
+
+
+def test_slate_advantages_trace_what_followed():
+    # Clicks on two steps, then END, in session 0; END at once after a click in session 1. Returns from later steps:
+    # 1 + 0.5 (1 + 1) + ... with gamma 0.5, lambda_r 1: session 0 has R_1 = 2.5, R_2 = 1; session 1 has R_1 = 1. V = 1.5.
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    clicked = torch.tensor([[True, True, False], [True, False, False]])
+    rewards = clicked.float()
+    half = torch.full((2, 3), 0.5)
+    ones = torch.ones(2, 3)
+    for trace in (0.0, 0.5, 1.0):
+        got = losses.slate_advantages(ones, rewards, half, half, mask, clicked, 0.5, 1.0, trace)
+        first = trace * 0.5 * torch.tensor([2.5 - 1.5, 1.0 - 1.5])
+        later = trace * 0.5 * torch.tensor([1.0 - 1.5, 0.0, 0.0])  # the END steps have nothing after them, and count
+        first, later = first - first.mean(), later - later.mean()
+        close(got, [[first[0], later[0], later[1]], [first[1], later[2], 0.0]])
+
+
+def test_slate_advantages_trust():
+    q = torch.tensor([[0.25, 0.5], [0.75, math.nan]])
+    close(advantages(0.0, q), [[0.1875 * 0.5, 0.0], [-0.1875 * 1.5, 0.0]])
+    mask = torch.ones(12, 1, dtype=torch.bool)
+    expected = torch.arange(12.0)[:, None]
+    q = torch.full((12, 1), 0.01)
+    q[3] = 1.0
+    zeros = torch.zeros(12, 1)
+    got = losses.slate_advantages(q, zeros, zeros, expected, mask, mask, 0.9, 1.0)
+    trust = torch.full((12, 1), 0.01 / (1.11 / 12))
+    trust[3] = 5.0  # 1 / (1.11 / 12) > 10
+    close(got, (expected - 5.5) * trust)
+
+
+def test_slate_advantages_are_centred_by_part():
+    generator = torch.Generator().manual_seed(6)
+    lengths = torch.randint(1, 6, (31,), generator=generator)
+    mask = torch.arange(5) < lengths[:, None]
+    clicked = mask & (torch.arange(5) < lengths[:, None] - 1)
+    survival = torch.rand(31, 5, generator=generator)
+    got = losses.slate_advantages(torch.ones(31, 5), clicked.float(), survival, survival, mask, clicked, trace=0.7)
+    close(got[:, 0].mean(), 0.0)
+    close(got[:, 1:].sum(), 0.0)
+    assert bool((got[~mask] == 0).all())
+    assert bool((got[mask] != 0).all())
+
+
+def test_slate_advantages_without_later_steps():
+    ones = torch.ones(3, 1)
+    survival = torch.tensor([[0.1], [0.2], [0.6]])
+    got = losses.slate_advantages(ones, ones, survival, survival, ones.bool(), ones.bool(), 0.5, 2.0)
+    close(got, 2 * (survival - 0.3))
+
+
+def test_traced_slate_advantages_have_the_mean_of_the_sampled_return():
+    """Two-step users, every outcome listed in proportion to its probability. Slate A keeps 1/2 of them, slate B 1/4; at the
+    second step a slate keeps 1/2. Whatever V is, the mean weight of a slate is that of its return, up to the centring."""
+    rows = []  # slate, clicks
+    for slate, stay in (("A", 4), ("B", 2)):  # of 8 sessions each
+        rows += [(slate, 0)] * (8 - stay) + [(slate, 1)] * (stay // 2) + [(slate, 2)] * (stay // 2)
+    clicks = torch.tensor([count for _, count in rows])
+    shown = torch.tensor([0 if slate == "A" else 1 for slate, _ in rows])
+    lengths = (clicks + 1).clamp(max=2)  # cut after two steps
+    mask = torch.arange(2) < lengths[:, None]
+    clicked = torch.arange(2) < clicks[:, None]
+    survival = torch.stack([torch.where(shown == 0, 0.5, 0.25), torch.full((16,), 0.5)], 1)
+    rewards, ones = clicked.float(), torch.ones(16, 2)
+    sampled = losses.agent_returns(ones, rewards, mask, 0.9, 3.0)[:, 0]
+    got = losses.slate_advantages(ones, rewards, survival, survival, mask, clicked, 0.9, 3.0, 1.0)[:, 0]
+    for slate in (0, 1):
+        close(got[shown == slate].mean(), (sampled[shown == slate].mean() - sampled.mean()).item())
+    assert got.var() < sampled.var()

@@ -109,8 +109,8 @@ def test_damaged_files(tmp_path: Path) -> None:
 
 def test_progress_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress("pre-train user model", 5, unit="epoch", done=2) as bar:
-        bar.update(loss=3.0)
-        bar.update(2, loss=2.5)
+        bar.update({"loss": 3.0})
+        bar.update({"loss": 2.5}, 2)
     first, last = capsys.readouterr().err.splitlines()
     assert first == "pre-train user model: started at epoch 2 of 5"
     assert last.startswith("pre-train user model: finished at epoch 5 of 5 after ")
@@ -119,14 +119,14 @@ def test_progress_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
         raise KeyError
     assert "d-steps: stopped at batch 0 of 5 after" in capsys.readouterr().err
     with Progress("quiet", 5, quiet=True) as bar:
-        bar.update(loss=3.0)
+        bar.update({"loss": 3.0})
     assert capsys.readouterr().err == ""
 
 
 def test_progress_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
     with Progress("r-steps", 3) as bar:
-        bar.update(3, q=0.25)
+        bar.update({"q": 0.25}, 3)
     shown = capsys.readouterr().err
     assert "r-steps: 100%" in shown
     assert "3/3" in shown

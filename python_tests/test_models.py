@@ -287,3 +287,82 @@ def test_rollout_parameters(reward):
         assert [id(p) for p in flat[1 : 1 + 4 * LAYERS]] == [id(p) for p in model.encoder.rnn_parameters()]
         assert [tuple(p.shape) for p in flat[1 + 4 * LAYERS :]] == tail
         assert len(flat) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("reward", REWARDS)
+def test_expectations_are_the_loop_over_steps(reward):
+    model = UserModel(*SIZES, reward=reward, dropout=0.4).eval()
+    trajectories = sessions(reward == "binary")
+    survival, expected = model.expectations(trajectories)
+    assert not survival.requires_grad and not expected.requires_grad
+    assert survival.shape == expected.shape == (3, 3)
+    for b, t, history, slate, _, _ in each_step(trajectories):
+        state = state_after(model.encoder, history)
+        query = model.query(state)
+        probabilities = torch.stack([query @ row(model.encoder, c) for c in [*slate, END]]).softmax(0)[:-1]
+        torch.testing.assert_close(survival[b, t], probabilities.sum().detach())
+        if reward == "binary":
+            earns = [torch.sigmoid(model.reward_query(state) @ row(model.encoder, c)) for c in slate]
+            probabilities = probabilities * torch.stack(earns)
+        torch.testing.assert_close(expected[b, t], probabilities.sum().detach())
+
+
+def test_expectations_do_not_see_the_click():
+    model = UserModel(*SIZES, reward="binary").eval()
+    trajectories = sessions(binary=True)
+    before = [x[0, 1].item() for x in model.expectations(trajectories)]
+    trajectories.clicks[0, 1], trajectories.rewards[0, 1] = 3, 1.0
+    assert [x[0, 1].item() for x in model.expectations(trajectories)] == before
+
+
+def test_history_dropout_hides_clicks_but_never_the_first_input():
+    encoder = Encoder(*SIZES[:3], 1, history_dropout=0.6)
+    symbols = torch.arange(8).expand(2000, 8)
+    seen = []
+    embed = encoder.embed
+    encoder.embed = lambda x: seen.append(x) or embed(x)
+    encoder(symbols)
+    hidden = seen[0] == END
+    assert torch.equal(torch.where(hidden, symbols, seen[0]), symbols)
+    assert not bool(hidden[:, 0].any())
+    share = hidden[:, 1:].double().mean()
+    assert abs(share - 0.6) < 4 * (0.6 * 0.4 / hidden[:, 1:].numel()) ** 0.5
+    encoder.eval()
+    encoder(symbols)
+    assert torch.equal(seen[1], symbols)
+
+
+def test_history_dropout_leaves_evaluation_alone():
+    encoder = Encoder(*SIZES, history_dropout=0.9)
+    symbols = sessions().inputs()
+    assert not torch.equal(encoder(symbols.repeat(20, 1)), encoder(symbols.repeat(20, 1)))
+    encoder.eval()
+    states = encoder(symbols)
+    encoder.history_dropout = 0.0
+    assert torch.equal(encoder.train()(symbols), states)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_bad_history_dropout(share):
+    with pytest.raises(ValueError, match=rf"history_dropout must be in \[0, 1\), got {share}"):
+        Agent(*SIZES, history_dropout=share)
+
+
+def test_disable_dropout_keeps_history_dropout():
+    encoder = Encoder(*SIZES, dropout=0.5, history_dropout=0.9)
+    encoder.disable_dropout()
+    encoder.train()
+    one_input = torch.tensor([[BOS]])
+    assert torch.equal(encoder(one_input), encoder(one_input))
+    many = torch.arange(8)[None]
+    assert not torch.equal(encoder(many), encoder(many))
+    encoder.history_dropout = 0.0
+    states = encoder(many)
+    assert torch.equal(states, encoder(many))
+    torch.testing.assert_close(encoder.eval()(many), states)
+
+
+def test_embeddings_start_at_the_given_spread():
+    for std in (0.1, 0.7):
+        weight = Encoder(500, 40, 3, 1, embedding_std=std).embedding.weight
+        assert weight.std().item() == pytest.approx(std, rel=0.05)

@@ -127,7 +127,9 @@ def test_gradient_is_clipped(tmp_path: Path) -> None:
 def test_gradient_that_is_not_finite_changes_nothing(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     parameter = torch.nn.Parameter(torch.zeros(2))
-    with pytest.raises(Diverged, match="step 0: the gradient of a loss has norm inf; last good .*: none was written yet"):
+    with pytest.raises(
+        Diverged, match="step 0: the gradient of a loss has norm inf; last good .*: none was written yet"
+    ):
         descend_on(run, parameter.sqrt().sum(), parameter)
     assert parameter.tolist() == [0, 0]
     run.close()
