@@ -36,6 +36,7 @@ def evaluate_methods(
     *,
     sessions: int,
     seed: int,
+    max_steps: int | None = None,
 ) -> Results:
     """Reward and coverage of what was learnt, beside policies that know more or learn nothing.
 
@@ -46,6 +47,7 @@ def evaluate_methods(
         user: the user model trained alone (LSTM). pg: the agent trained on the log alone (PG). irecgan: the final agent.
         sessions: sessions per policy, with common random numbers.
         seed: of those sessions.
+        max_steps: cap on a session; None runs each to its end.
 
     Returns:
         By method: {"reward": {"mean", "ci95"}, "coverage": {"1", ..., "10"}}, and for learnt methods "sampled": the same two
@@ -54,7 +56,7 @@ def evaluate_methods(
     size = log.slate_size
 
     def run(policy: Policy) -> dict[str, Any]:
-        return _row(evaluate_policy(mdp, policy, sessions, slate_size=size, seed=seed))
+        return _row(evaluate_policy(mdp, policy, sessions, slate_size=size, seed=seed, max_steps=max_steps))
 
     def learnt(kind: type[AgentPolicy] | type[UserModelPolicy], model: Any) -> dict[str, Any]:
         return {**run(kind(model, size)), "sampled": run(kind(model, size, sample=True))}

@@ -101,7 +101,8 @@ class AdversarialConfig:
     lambda_p: float = 1.0
     """Weight of the reward term in the user model's likelihood."""
     log_weight: float = 0.002
-    """Weight of logged sessions in the agent's update, beside 1 for generated ones (the paper's is 1)."""
+    """Weight of the logged sessions' mean in the agent's update, beside 1 for the generated ones' mean. The paper pools both,
+    which weighs the logged ones logged_ratio."""
     action: Literal["click", "slate"] = "slate"
     """What the agent's gradient takes as its action on generated sessions: the clicked item, as in Eq (10), or the whole
     slate with its exact Plackett-Luce probability and centred returns."""
@@ -120,6 +121,8 @@ class EvaluationConfig:
 
     sessions: int = 20_000
     """Sessions per policy; all policies face the same simulated users."""
+    max_steps: int = 10_000
+    """Cap on a session, for users who would never leave; their reward is then a lower bound."""
     seed: int = 1_000_003
     """Seed of the simulated users, apart from everything that training saw."""
 
@@ -183,6 +186,7 @@ class TrainConfig:
             "agent.batch": self.agent.batch,
             "discriminator.batch": self.discriminator.batch,
             "adversarial.generated": self.adversarial.generated,
+            "evaluation.max-steps": self.evaluation.max_steps,
             "adversarial.agent-batch": self.adversarial.agent_batch,
             "adversarial.logged-ratio": self.adversarial.logged_ratio,
             "adversarial.user-batch": self.adversarial.user_batch,
@@ -267,7 +271,7 @@ def preset(name: Preset) -> TrainConfig:
             final_rate=1.0,
             user_batch=32,
             agent_batch=32,
-            log_weight=1.0,
+            log_weight=10.0,
             action="click",
             centre_q=False,
             average=0.0,

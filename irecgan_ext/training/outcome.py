@@ -74,4 +74,5 @@ def evaluate_outcome(outcome: Outcome, source: Source, config: TrainConfig) -> R
         outcome.models.agent,
         sessions=config.evaluation.sessions,
         seed=config.evaluation.seed,
+        max_steps=config.evaluation.max_steps,
     )
