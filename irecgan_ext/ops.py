@@ -14,6 +14,8 @@ from irecgan_ext import _C, reference
 Impl = Literal["native", "reference"]
 
 _ops = torch.ops.irecgan_ext
+if _C.SCHEMA != 1:
+    raise ImportError(f"the compiled module has schema {_C.SCHEMA}, this checkout needs 1: run pip install . again")
 _REJECTED = re.compile(r"[\w .\[\]]+ must .*\Z")  # how the native checks word every rejection
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from dataclasses import replace
@@ -11,8 +12,8 @@ import torch
 
 from irecgan_ext import ops
 from irecgan_ext.cli import checking_arguments, flag_value, run_command
-from irecgan_ext.errors import UsageError
-from irecgan_ext.evaluation.online import table
+from irecgan_ext.errors import Interrupted, UsageError
+from irecgan_ext.evaluation.online import Results, table
 from irecgan_ext.plots import plot_training
 from irecgan_ext.training.adversarial import train_irecgan
 from irecgan_ext.training.batches import split
@@ -44,26 +45,36 @@ def main(options: TrainConfig) -> None:
         train, valid = split(source.log, config.validation_share, torch.Generator().manual_seed(config.seed))
     run = Run(config, config.out, train, valid, source.items, source.reward_mode(), device, options.resume is not None)
     try:
-        train_irecgan(run)
-        run.save("final")
-    finally:
-        run.close()
-    plot_training(config.out, config.out / PLOT_FILE)
-    outcome = Outcome.of(run)
-    _say(config, "evaluating")
-    results = evaluate_outcome(outcome, source, config)
+        with contextlib.closing(run):
+            train_irecgan(run)
+            run.save("final")
+        results = _evaluate(run, source, config)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; go on with --resume {config.out}") from None
     summary = {
         "seed": config.seed,
         "preset": config.preset,
         "device": device.type,
         "version": ops.build_info()["version"],
         "commit": ops.build_info()["commit"],
-        "seconds": {**run.seconds, "total": time.monotonic() - started},
+        "seconds": {**run.seconds, "total": sum(run.seconds.values()) + time.monotonic() - started - run.seconds_here},
         "results": results,
     }
     write_json(config.out / SUMMARY_FILE, summary)
     print(table(results))
     _say(config, f"results in {config.out}")
+
+
+def _evaluate(run: Run, source: Source, config: TrainConfig) -> Results:
+    """The plot of the run, and the online test."""
+    plot_training(config.out, config.out / PLOT_FILE)
+    _say(config, "evaluating")
+    if source.mdp is None:
+        _say(config, "the log does not name its simulated users: pass --mdp for the online test")
+    started = time.monotonic()
+    results = evaluate_outcome(Outcome.of(run), source, config)
+    run.spend("evaluate", time.monotonic() - started)
+    return results
 
 
 def choose_device(name: str) -> torch.device:
@@ -89,6 +100,9 @@ def _resolve(options: TrainConfig) -> TrainConfig:
             raise UsageError(f"--out: {options.out} already holds a run; choose another, or --resume {options.out}")
         return options
     config = read_config(options.resume)
+    given = replace(options, resume=None, quiet=False)
+    if given != preset(options.preset) or options.preset != "quick":
+        raise UsageError("--resume goes on with the run's own configuration: drop the other flags (but --quiet)")
     if (options.resume / SUMMARY_FILE).exists():
         raise UsageError(f"--resume: the run in {options.resume} has finished; see {options.resume / SUMMARY_FILE}")
     return replace(config, out=options.resume, quiet=options.quiet)

@@ -26,7 +26,7 @@ def test_the_paper_preset_is_the_paper() -> None:
     paper = preset("paper")
     assert (paper.model.cell, paper.model.hidden, paper.model.layers, paper.model.embedding) == ("lstm", 512, 2, 50)
     assert paper.adversarial.action == "click"
-    assert (paper.adversarial.logged_ratio, paper.adversarial.log_weight) == (10, 1)
+    assert (paper.adversarial.logged_ratio, paper.adversarial.log_weight) == (10, 10)
     assert (paper.adversarial.gamma, paper.adversarial.lambda_r) == (0.9, 3)
     assert (paper.model.history_dropout, paper.adversarial.average, paper.adversarial.centre_q) == (0, 0, False)
 

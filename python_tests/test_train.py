@@ -309,11 +309,14 @@ def simulate_here(*args: str | Path | float) -> None:
 def test_log_with_its_users_in_a_file(tmp_path: Path) -> None:
     log, users, shape = tmp_path / "log.parquet", tmp_path / "users", ("--items", 14, "--slate-size", 3)
     simulate_here("--out", log, "--mdp", users, "--sessions", 80, "--policy", "max", *shape)
+    assert train_here("--data", log, "--out", tmp_path / "found", *FLAGS) == 0
+    assert set(summary(tmp_path / "found")["results"]) == {*MARKS, *LEARNT}
+    moved = users.rename(tmp_path / "moved")
     assert train_here("--data", log, "--out", tmp_path / "a", *FLAGS) == 0
     assert set(summary(tmp_path / "a")["results"]) == {"log"}
     assert not (tmp_path / "a/mdp.safetensors").exists()
-    assert train_here("--data", log, "--mdp", users, "--out", tmp_path / "b", *FLAGS) == 0
-    assert set(summary(tmp_path / "b")["results"]) == {*MARKS, *LEARNT}
+    assert train_here("--data", log, "--mdp", moved, "--out", tmp_path / "b", *FLAGS) == 0
+    assert summary(tmp_path / "b")["results"] == summary(tmp_path / "found")["results"]
     assert evaluate_here(tmp_path / "a")[0] == 0
 
 

@@ -36,7 +36,7 @@ const Kernels& choose() {
   std::string names;
   for (const Candidate& candidate : candidates) {
     if (!candidate.supported) continue;
-    if (wanted == nullptr || std::string(wanted) == candidate.table->name) return *candidate.table;
+    if (wanted == nullptr || *wanted == '\0' || std::string(wanted) == candidate.table->name) return *candidate.table;
     names += names.empty() ? "" : ", ";
     names += candidate.table->name;
   }

@@ -60,7 +60,8 @@ struct Kernels {
   // gates [4H] (i, f, g, o), both projections summed; cell, next_cell, next [H].
   void (*lstm_row)(const float* gates, const float* cell, float* next, float* next_cell, int64_t hidden);
 
-  // Index of the clicked candidate, 0..K-1 or K for END, by inverse CDF in slate order with uniform u.
+  // Index of the clicked candidate, 0..K-1 or K for END, by inverse CDF in slate order with uniform u; kNotANumber if a
+  // logit is NaN or infinite.
   int64_t (*click)(const ClickInputs& inputs, double u);
   // D's step score without the reward factor: (sum_j softmax_j(query . e_j / temperature) e_j) . e_clicked. mean [E]
   // scratch.

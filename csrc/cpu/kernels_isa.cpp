@@ -46,7 +46,9 @@ void candidate_weights(const ClickInputs& in, float inverse_temperature) {
 
 int64_t click(const ClickInputs& in, double u) {
   candidate_weights(in, 1.0f);
-  const double target = u * sum_of(in.weights, in.slate_size + 1);
+  const double total = sum_of(in.weights, in.slate_size + 1);
+  if (!(total < kInfinity)) return kNotANumber;
+  const double target = u * total;
   double cumulated = 0;
   int64_t last = in.slate_size;
   for (int64_t j = 0; j <= in.slate_size; ++j) {

@@ -17,6 +17,8 @@ constexpr float kTemperature = 0.1f;        // of D's favourite item
 constexpr int64_t kLogitsBudget = 1 << 22;  // floats of agent logits held at a time (16 MiB)
 constexpr int64_t kSessionGrain = 8;
 
+enum class Fault { kNone, kAgent, kUser, kDiscriminator };
+
 // A session under way: a root (a row of the caller's) or a completion of one.
 struct Session {
   int64_t root;  // index of the caller's row
@@ -29,6 +31,7 @@ struct Session {
   double score_sum;
   int64_t clicked;  // this step's click: an item or kEnd
   float reward;
+  Fault fault;  // a model's output that cannot be used
 };
 
 class Rollout {
@@ -45,6 +48,7 @@ class Rollout {
   void play_chunk(int64_t first_node, int64_t last_node);
   void play_session(int64_t session, const float* logits, BlockStats<float> stats, RaceScratch scratch, float* values,
                     float* weights, float* mean);
+  void fail(int64_t session, Fault fault);
   void record(const Session& s);
   void advance();
   void finish(const Session& s, bool censored);
@@ -88,7 +92,7 @@ Rollout::Rollout(const Runtime& runtime, const RolloutModels& models, const Roll
   for (int64_t r = 0; r < rows.count; ++r) {
     const int64_t symbol = rows.symbols[r] == kBos ? models.items + 1 : rows.symbols[r];
     sessions_.push_back(Session{r, static_cast<uint32_t>(rows.steps[r]), 0, 0, rows.state_index[r], symbol, 0,
-                                rows.score_sums[r], kPad, 0.0f});
+                                rows.score_sums[r], kPad, 0.0f, Fault::kNone});
   }
 }
 
@@ -171,9 +175,11 @@ void Rollout::play_step() {
   const int64_t bad = bad_session_.load();
   if (bad < 0) return;
   const Session& s = sessions_[static_cast<size_t>(bad)];
-  throw std::runtime_error("agent logits must hold at least slate_size = " + std::to_string(options_.slate_size) +
-                           " finite entries and no NaN or +inf: row " + std::to_string(rows_.ids[s.root]) + ", step " +
-                           std::to_string(s.step));
+  std::string rule = "agent logits must hold at least slate_size = " + std::to_string(options_.slate_size) +
+                     " finite entries and no NaN or +inf";
+  if (s.fault == Fault::kUser) rule = "user logits must be finite";
+  if (s.fault == Fault::kDiscriminator) rule = "discriminator scores must be finite";
+  throw std::runtime_error(rule + ": row " + std::to_string(rows_.ids[s.root]) + ", step " + std::to_string(s.step));
 }
 
 void Rollout::play_chunk(int64_t first_node, int64_t last_node) {
@@ -217,8 +223,7 @@ void Rollout::play_session(int64_t session, const float* logits, BlockStats<floa
   int64_t* slate = slates_.data() + session * k;
   const Stream stream{options_.seed, rows_.ids[s.root], s.step, s.spawn, s.completion};
   if (kernel_.race_f32(logits, models_.items, k, stats, stream, scratch, values, slate) != k) {
-    int64_t none = -1;
-    bad_session_.compare_exchange_strong(none, session);
+    fail(session, Fault::kAgent);
     return;
   }
   const Words words = draw(stream, Purpose::kClick, 0);
@@ -226,6 +231,10 @@ void Rollout::play_session(int64_t session, const float* logits, BlockStats<floa
   const ClickInputs user{
       click_queries_.data() + s.node * width, models_.user.embedding, slate, k, width, models_.items, weights};
   const int64_t choice = kernel_.click(user, uniform(words.w[0], words.w[1]));
+  if (choice == kNotANumber) {
+    fail(session, Fault::kUser);
+    return;
+  }
   s.clicked = choice == k ? kEnd : slate[choice];
   s.reward = 0.0f;
   if (s.clicked != kEnd) {
@@ -247,6 +256,13 @@ void Rollout::play_session(int64_t session, const float* logits, BlockStats<floa
                               weights};
   const float match = kernel_.step_score(favourite, s.clicked == kEnd ? models_.items : s.clicked, kTemperature, mean);
   s.score_sum += match * (models_.reward_scale * s.reward + models_.reward_shift);
+  if (!std::isfinite(s.score_sum)) fail(session, Fault::kDiscriminator);
+}
+
+void Rollout::fail(int64_t session, Fault fault) {
+  sessions_[static_cast<size_t>(session)].fault = fault;
+  int64_t none = -1;
+  bad_session_.compare_exchange_strong(none, session);
 }
 
 void Rollout::record(const Session& s) {

@@ -81,7 +81,8 @@ constexpr int64_t kPad = -1;
 constexpr int64_t kEnd = -2;
 constexpr int64_t kBos = -3;
 
-// Throws std::runtime_error if an agent's logits hold NaN, +inf or fewer than K finite entries.
+// Throws std::runtime_error if an agent's logits hold NaN, +inf or fewer than K finite entries, or what the user model
+// or the discriminator says of a slate is not finite.
 void rollout(const Runtime& runtime, const RolloutModels& models, const RolloutRows& rows,
              const RolloutOptions& options, const RolloutOutputs& out);
 

@@ -17,6 +17,7 @@ void parallel_for(int64_t n, int64_t grain, const cpu::RangeFunction& f) {
   torch::stable::parallel_for(0, n, grain, f);
 }
 
+// The generated C shim is what ahead-of-time compiled models call; it is kept stable in practice, not promised to be.
 // A view of caller-owned float32 memory. Dispatching through torch's own addmm keeps its BLAS and its thread pool.
 Tensor view(const float* data, int64_t dims, const int64_t* sizes, const int64_t* strides) {
   AtenTensorHandle handle;

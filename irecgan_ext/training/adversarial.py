@@ -49,16 +49,20 @@ def train_irecgan(run: Run) -> None:
 def generate(run: Run, unit: Unit, completions: int = 0) -> Rollout:
     """m sessions of user model and agent; with `completions`, scored by q_D (Eq 6)."""
     config = run.config.adversarial
-    played = rollout(
-        run.average.user,
-        run.models.agent,
-        run.models.discriminator if completions else None,
-        slate_size=run.train.slate_size,
-        max_steps=run.max_steps,
-        start=sample(run.train, config.generated, unit.generator).start,
-        completions=completions,
-        generator=unit.generator,
-    )
+    start = sample(run.train, config.generated, unit.generator).start
+    try:
+        played = rollout(
+            run.average.user,
+            run.models.agent,
+            run.models.discriminator if completions else None,
+            slate_size=run.train.slate_size,
+            max_steps=run.max_steps,
+            start=start,
+            completions=completions,
+            generator=unit.generator,
+        )
+    except ValueError as error:  # a model's output is not finite
+        raise run.diverged(f"generating sessions failed: {error}") from error
     unit.values["agent_return"] = played.trajectories.returns().mean().item()
     if played.q is not None:
         unit.values["q_mean"] = (played.q.sum() / played.trajectories.lengths.sum()).item()
@@ -86,7 +90,7 @@ def update_user(run: Run, unit: Unit, logged: Trajectories, played: Rollout, rat
 
 
 def update_agent(run: Run, unit: Unit, logged: Trajectories, played: Rollout, rate: float) -> None:
-    """Eq (10) on B = [B^s, B^r], q_D = 1 on B^r; `rate` is the step size."""
+    """Eq (10) on B^s and, per mini-batch, as many sessions of B^r, whose q_D is 1; `rate` is the step size."""
     config, agent = run.config.adversarial, run.models.agent
     optimiser = run.optimiser("adversarial_agent", agent, rate, weight_decay=0.0)
     fake = played.trajectories
@@ -123,6 +127,7 @@ def update_discriminator(run: Run, unit: Unit, logged: Trajectories, generated: 
         loss = losses.discriminator_loss(real_logits, fake_logits)
         unit.values["d_loss"] = run.descend(optimiser, loss, "discriminator's loss")
         right += torch.stack([(real_logits > 0).sum(), (fake_logits <= 0).sum()])
+    run.update_average("discriminator", 0.0)
     unit.values["d_accuracy_real"] = right[0].item() / len(logged)
     unit.values["d_accuracy_generated"] = right[1].item() / len(generated)
 

@@ -28,7 +28,7 @@ class ModelConfig:
     user_dropout: float = 0.3
     """Dropout of the user model in training."""
     agent_dropout: float = 0.3
-    """Dropout of the agent in pre-training; its policy gradient needs the policy that acted."""
+    """Dropout of the agent in pre-training; off in its policy gradient, which needs (nearly) the policy that acted."""
     history_dropout: float = 0.5
     """Probability of hiding a past click from the agent in training: it learns what holds for most histories first, and
     follows the user model's guesses about single ones less."""
@@ -83,7 +83,8 @@ class AdversarialConfig:
     completions: int = 5
     """Monte-Carlo completions per prefix (N)."""
     max_steps: int | None = 20
-    """Cap on a generated session's steps; None: twice the mean logged length."""
+    """Cap on a generated session's steps; None: twice the mean logged length. A cap that logged sessions pass lets the
+    discriminator tell them apart by length alone."""
     user_learning_rate: float = 1e-4
     """Adam's first step size for the user model."""
     agent_learning_rate: float = 3e-3
@@ -135,7 +136,7 @@ class TrainConfig:
     """
 
     preset: Preset = "quick"
-    """quick: a small GRU, about three minutes on two cores. paper: the paper's sizes (LSTM, 2 x 512), hours."""
+    """quick: a small GRU, one to two minutes on two cores. paper: the paper's sizes (LSTM, 2 x 512), hours."""
     data: str = "simulator"
     """Where the log comes from: simulator, a Parquet file as irecgan_ext.simulate writes it (- for standard input), or an
     authors' log_*.txt."""
@@ -242,6 +243,8 @@ class TrainConfig:
                 raise UsageError(f"--adversarial.{flag} must be in [0, 1], got {share}")
         if not 0 <= self.adversarial.average < 1:
             raise UsageError(f"--adversarial.average must be in [0, 1), got {self.adversarial.average}")
+        if self.adversarial.completions > 65_535:
+            raise UsageError(f"--adversarial.completions must be in 1..65535, got {self.adversarial.completions}")
         if self.adversarial.max_steps is not None and not 1 <= self.adversarial.max_steps < 65536:
             raise UsageError(f"--adversarial.max-steps must be in 1..65535, got {self.adversarial.max_steps}")
 

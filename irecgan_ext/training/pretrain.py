@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -76,7 +77,14 @@ def train_epoch(
 
 @torch.no_grad()
 def held_out(run: Run, model: nn.Module, loss: Callable[[Trajectories], Tensor]) -> float:
-    """Mean loss per held-out session, in evaluation mode."""
+    """Mean loss per held-out session, in evaluation mode.
+
+    Raises:
+        Diverged: it is not finite.
+    """
     model.eval()
     parts = [run.valid.select(index) for index in torch.arange(len(run.valid)).split(EVALUATION_BATCH)]
-    return sum(loss(part).item() * len(part) for part in parts) / len(run.valid)
+    mean = sum(loss(part).item() * len(part) for part in parts) / len(run.valid)
+    if not math.isfinite(mean):
+        raise run.diverged(f"the held-out loss of the {type(model).__name__} is {mean}")
+    return mean

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import signal
-import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -40,6 +40,7 @@ from irecgan_ext.training.progress import Progress
 from irecgan_ext.types import Trajectories
 
 MAX_GRADIENT_NORM = 5.0
+LONGEST_SESSION = 65_535  # the rollout's own bound
 
 
 class Diverged(UserError):
@@ -110,6 +111,7 @@ class Run:
         self.scalars: dict[str, float] = {}
         self.done: dict[str, int] = {}
         self.seconds: dict[str, float] = {}
+        self.seconds_here = 0.0  # of this process, those before a resumption left out
         self._optimiser_states: dict[str, Any] = {}
         self._interrupted = False
         self._saved_at = time.monotonic()
@@ -121,7 +123,8 @@ class Run:
     @property
     def max_steps(self) -> int:
         """Cap on a generated session: the configured one, or twice the mean logged length."""
-        return self.config.adversarial.max_steps or math.ceil(2 * self.train.lengths.double().mean().item())
+        twice = math.ceil(2 * self.train.lengths.double().mean().item())
+        return self.config.adversarial.max_steps or min(twice, LONGEST_SESSION)
 
     @property
     def step(self) -> int:
@@ -146,7 +149,7 @@ class Run:
         """
         value = loss.item()
         if not math.isfinite(value):
-            raise self._diverged(f"{what} is {value}")
+            raise self.diverged(f"{what} is {value}")
         if rate is not None:
             for group in optimiser.param_groups:
                 group["lr"] = rate
@@ -155,7 +158,7 @@ class Run:
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM).item()
         if not math.isfinite(norm):
-            raise self._diverged(f"the gradient of {what} has norm {norm}")
+            raise self.diverged(f"the gradient of {what} has norm {norm}")
         optimiser.step()
         return value
 
@@ -180,7 +183,7 @@ class Run:
                 work = Unit(phase, index, torch.Generator(self.device).manual_seed(entropy))
                 yield work
                 self.done[phase] = index + 1
-                self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - started
+                self.spend(phase, time.monotonic() - started)
                 self.metrics.write(phase, index, self.step, work.values)
                 progress.update(work.values)
                 stopped = f"{phase}.stopped" in self.scalars
@@ -191,6 +194,11 @@ class Run:
                     raise Interrupted(f"interrupted at step {self.step}; go on with --resume {self.directory}")
                 if stopped:
                     return
+
+    def spend(self, phase: str, seconds: float) -> None:
+        """Book running time of this process on a phase."""
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+        self.seconds_here += seconds
 
     def stop(self, phase: str) -> None:
         """Make the current unit of `phase` its last."""
@@ -262,7 +270,7 @@ class Run:
         self.scalars, self.done, self.seconds = state["scalars"], state["done"], state["seconds"]
         self.checkpoint = path
 
-    def _diverged(self, problem: str) -> Diverged:
+    def diverged(self, problem: str) -> Diverged:
         saved = self.checkpoint or "none was written yet"
         return Diverged(f"step {self.step}: {problem}; last good checkpoint: {saved}")
 
@@ -279,7 +287,8 @@ def _deferred_interrupt(run: Run) -> Iterator[None]:
         if run._interrupted:
             raise KeyboardInterrupt
         run._interrupted = True
-        print("\nstopping after this unit of work; press Ctrl-C again to stop at the last checkpoint", file=sys.stderr)
+        # Not print: the signal may have come in the middle of a write to the same stream.
+        os.write(2, b"\nstopping after this unit of work; press Ctrl-C again to stop at the last checkpoint\n")
 
     try:
         previous = signal.signal(signal.SIGINT, handle)

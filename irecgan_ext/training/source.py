@@ -108,6 +108,10 @@ def _users(path: Path | None, items: int, metadata: dict[str, Any]) -> MDP | Non
             raise UsageError(f"--mdp: {path} has {mdp.items} items, the log has {items}")
         return mdp
     drawn = metadata.get("mdp")
-    if not isinstance(drawn, dict) or "seed" not in drawn:
+    if not isinstance(drawn, dict):
+        return None
+    if "file" in drawn and Path(drawn["file"]).exists():
+        return _users(Path(drawn["file"]), items, {})
+    if not {"states", "transition_temperature", "seed"} <= drawn.keys():
         return None
     return MDP.random(drawn["states"], items, drawn["transition_temperature"], drawn["seed"])

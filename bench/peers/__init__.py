@@ -1,0 +1,1 @@
+"""What the native ops are measured against: idiomatic PyTorch, written to win."""
