@@ -12,6 +12,7 @@ from runs import ITEMS, SLATE, copied, make_run, tiny_config
 
 from irecgan_ext.evaluation.coverage import evaluate_policy
 from irecgan_ext.evaluation.policies import AgentPolicy
+from irecgan_ext.losses import policy_entropy
 from irecgan_ext.models import Agent
 from irecgan_ext.simulators.mdp import MDP, simulate
 from irecgan_ext.simulators.policies import MaxPolicy, RandomPolicy
@@ -235,6 +236,18 @@ def test_generated_sessions_start_as_logged_ones(tmp_path: Path) -> None:
     assert bool(((played.q[mask] > 0) & (played.q[mask] < 1)).all())
     assert unit.values["q_mean"] == pytest.approx(played.q[mask].mean().item(), rel=1e-5)
     assert unit.values["agent_return"] == pytest.approx(played.trajectories.returns().mean().item())
+
+
+def test_an_entropy_bonus_keeps_the_policy_spread(tmp_path: Path) -> None:
+    entropies = []
+    for weight in (0.0, 10.0):
+        run = make_run(tmp_path / str(weight), tiny_config(entropy=weight, epochs=4, agent_learning_rate=0.05))
+        train_irecgan(run)
+        run.close()
+        agent = run.models.agent.eval()
+        logits = agent.logits(agent.encoder(run.valid.inputs()))
+        entropies.append(policy_entropy(logits, run.valid.step_mask()).item())
+    assert entropies[1] > entropies[0] + 0.1
 
 
 def test_slate_log_probs_are_the_draws_without_replacement(tmp_path: Path) -> None:

@@ -107,6 +107,9 @@ def update_agent(run: Run, unit: Unit, logged: Trajectories, played: Rollout, ra
         if config.log_weight > 0:
             real = sample(logged, len(part), unit.generator)
             loss = loss + config.log_weight * agent_loss(agent, real, config)
+        if config.entropy > 0:
+            logits = agent.logits(agent.encoder(batch.inputs()))
+            loss = loss - config.entropy * losses.policy_entropy(logits, batch.step_mask())
         unit.values["agent_loss"] = run.descend(optimiser, loss, "agent's loss", rate)
         run.update_average("agent", config.average)
 

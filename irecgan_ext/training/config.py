@@ -107,6 +107,8 @@ class AdversarialConfig:
     action: Literal["click", "slate"] = "slate"
     """What the agent's gradient takes as its action on generated sessions: the clicked item, as in Eq (10), or the whole
     slate with its exact Plackett-Luce probability and centred returns."""
+    entropy: float = 0.0
+    """Weight of the policy's entropy (nats, summed over a session's steps) in the agent's update. Beyond the paper."""
     trace: float = 0.0
     """With action slate: how much of what happened after a step counts for its slate, beside what is expected (0 to 1)."""
     centre_q: bool = True
@@ -219,6 +221,7 @@ class TrainConfig:
             "adversarial.lambda-r": self.adversarial.lambda_r,
             "adversarial.lambda-p": self.adversarial.lambda_p,
             "adversarial.log-weight": self.adversarial.log_weight,
+            "adversarial.entropy": self.adversarial.entropy,
             "evaluation.seed": self.evaluation.seed,
         }
         for flag, value in not_negative.items():
