@@ -327,6 +327,24 @@ def test_write_follows_links_and_spares_devices(tmp_path: Path) -> None:
         write_sessions(tmp_path / "absent/log.parquet", make_sessions(3, 0), 13)
 
 
+def test_a_rejected_log_ends_the_process_cleanly(tmp_path: Path) -> None:
+    """Nothing of the file may still be in the hands of another thread when the interpreter exits."""
+    path = tmp_path / "log.parquet"
+    pq.write_table(pa.table({"nothing": pa.array([], pa.int64())}), path)
+    code = "import sys; from irecgan_ext.data import *\ntry: read_sessions(sys.argv[1])\nexcept LogError: sys.exit(2)"
+    for _ in range(4):
+        result = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60)
+        assert (result.returncode, result.stderr) == (2, "")
+
+
+def test_item_ids_have_a_bound(tmp_path: Path) -> None:
+    path = tmp_path / "log.parquet"
+    columns = {"session": [0], "step": [0], "slate": [[2**40]], "click": [2**40]}
+    pq.write_table(pa.table({**columns, "reward": pa.array([1.0], pa.float32())}), path)
+    with pytest.raises(LogError, match="item ids must be below 1073741824, got 1099511627776"):
+        read_sessions(path)
+
+
 def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = make_sessions(5, 3)
     write_sessions(tmp_path / "log.parquet", log, 13)

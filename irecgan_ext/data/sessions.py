@@ -23,7 +23,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +41,7 @@ from irecgan_ext.types import BOS, END, PAD, Trajectories
 __all__ = ["LogError", "SessionLog", "load_log", "read_sessions", "write_sessions"]
 
 SCHEMA_VERSION = 1
+MAX_ITEMS = 2**30  # what the sampler takes
 _KEY = b"irecgan_ext"
 
 
@@ -102,6 +103,10 @@ def read_sessions(path: str | Path, *, items: int | None = None) -> SessionLog:
         rows = read_rows(table, name)
         if items is None:
             items = rows.largest_item() + 1 if declared is None else declared["items"]
+        if items > MAX_ITEMS:
+            raise LogError(
+                f"{name}: item ids must be below {MAX_ITEMS}, got {items - 1}; number the items 0, 1, 2, ..."
+            )
         check_rows(rows, name, items, rows.slate.shape[1] if declared is None else declared["slate_size"])
         order = np.lexsort((rows.step, rows.session))
         check_sessions(rows, order, name)
@@ -155,19 +160,19 @@ def write_sessions(
 def _read_table(path: str | Path, name: str) -> pa.Table:
     try:
         if str(path) == "-":
-            return _parse(io.BytesIO(sys.stdin.buffer.read()), name)
+            return _parse(sys.stdin.buffer.read(), name)
         with open(path, "rb") as stream:
-            return _parse(stream if stream.seekable() else io.BytesIO(stream.read()), name)
+            return _parse(stream.read(), name)
     except OSError as error:
         raise LogError(f"{name}: {reason(error)}") from error
 
 
-def _parse(stream: BinaryIO, name: str) -> pa.Table:
-    if stream.read(4) != b"PAR1":
+def _parse(content: bytes, name: str) -> pa.Table:
+    if content[:4] != b"PAR1":
         raise LogError(f"{name}: not a Parquet file")
-    stream.seek(0)
     try:
-        return pq.ParquetFile(stream, page_checksum_verification=True).read()
+        # From memory: a Python file would be released by one of Arrow's threads, which aborts a process that is about to exit.
+        return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise LogError(f"{name}: damaged or truncated Parquet file: {reason(error)}") from error
 
