@@ -21,6 +21,7 @@ from irecgan_ext.training.adversarial import generate, slate_log_probs, train_ir
 from irecgan_ext.training.batches import split
 from irecgan_ext.training.config import AdversarialConfig, ModelConfig, PretrainConfig, TrainConfig
 from irecgan_ext.training.metrics import read_metrics
+from irecgan_ext.training.outcome import Outcome
 from irecgan_ext.training.run import Diverged, Run
 
 
@@ -236,6 +237,16 @@ def test_generated_sessions_start_as_logged_ones(tmp_path: Path) -> None:
     assert bool(((played.q[mask] > 0) & (played.q[mask] < 1)).all())
     assert unit.values["q_mean"] == pytest.approx(played.q[mask].mean().item(), rel=1e-5)
     assert unit.values["agent_return"] == pytest.approx(played.trajectories.returns().mean().item())
+
+
+def test_the_outcome_has_the_trained_discriminator(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    untrained = copied(run.models.discriminator)
+    train_irecgan(run)
+    run.close()
+    kept = Outcome.of(run).models.discriminator.state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in run.models.discriminator.state_dict().items())
+    assert any(not torch.equal(value, kept[name]) for name, value in untrained.items())
 
 
 def test_an_entropy_bonus_keeps_the_policy_spread(tmp_path: Path) -> None:

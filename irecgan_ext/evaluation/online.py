@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from irecgan_ext.evaluation.coverage import PolicyResult, evaluate_policy
+from irecgan_ext.evaluation.coverage import NORMAL_95, PolicyResult, evaluate_policy
 from irecgan_ext.evaluation.policies import AgentPolicy, UserModelPolicy
 from irecgan_ext.models import Agent, UserModel
 from irecgan_ext.simulators.mdp import MDP
@@ -77,7 +77,7 @@ def logged(log: Trajectories) -> dict[str, Any]:
     """Mean reward of the log itself."""
     returns = log.returns().double()
     spread = float(returns.std()) / len(log) ** 0.5 if len(log) > 1 else float("inf")
-    return {"reward": {"mean": float(returns.mean()), "ci95": 1.96 * spread}}
+    return {"reward": {"mean": float(returns.mean()), "ci95": NORMAL_95 * spread}}
 
 
 def table(results: Results) -> str:

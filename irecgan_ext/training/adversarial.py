@@ -13,10 +13,8 @@ from irecgan_ext.training.pretrain import agent_loss, pretrain_agent, pretrain_u
 from irecgan_ext.training.run import Run, Unit
 from irecgan_ext.types import Trajectories
 
-DISCRIMINATOR_BETAS = (
-    0.5,
-    0.999,
-)  # less momentum than Adam's default: what D fights against moves (Radford et al. 2016)
+# Less momentum than Adam's default: what D fights against moves (Radford et al. 2016).
+DISCRIMINATOR_BETAS = (0.5, 0.999)
 
 
 def train_irecgan(run: Run) -> None:
@@ -130,7 +128,7 @@ def update_discriminator(run: Run, unit: Unit, logged: Trajectories, generated: 
         loss = losses.discriminator_loss(real_logits, fake_logits)
         unit.values["d_loss"] = run.descend(optimiser, loss, "discriminator's loss")
         right += torch.stack([(real_logits > 0).sum(), (fake_logits <= 0).sum()])
-    run.update_average("discriminator", 0.0)
+    run.update_average("discriminator", 0.0)  # what a run keeps of D is its last weights
     unit.values["d_accuracy_real"] = right[0].item() / len(logged)
     unit.values["d_accuracy_generated"] = right[1].item() / len(generated)
 

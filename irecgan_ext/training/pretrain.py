@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -21,28 +21,35 @@ EVALUATION_BATCH = 1024
 
 def pretrain_user(run: Run) -> None:
     """Maximise Eq (3) on the log; keep the epoch with the best held-out likelihood, as snapshot "user"."""
-    config, user = run.config.user, run.models.user
-    optimiser = run.optimiser("user", user, config.learning_rate, weight_decay=config.weight_decay)
-    for unit in run.units("pretrain_user", config.epochs):
-        train_epoch(run, unit, optimiser, user, lambda log: user_loss(user, log, run.config.adversarial), config)
-        valid = held_out(run, user, lambda log: user_loss(user, log, run.config.adversarial))
+    user = run.models.user
+    for unit, valid in _epochs(
+        run, "user", user, lambda log: user_loss(user, log, run.config.adversarial), run.config.user
+    ):
         unit.values |= {"ll_train": -unit.values.pop("loss"), "ll_valid": -valid}
-        run.improve("pretrain_user", "user", user, valid, config.patience)
-    if run.first_time("pretrain_user"):
-        user.load_state_dict(run.snapshots["user"])
 
 
 def pretrain_agent(run: Run) -> None:
     """Policy gradient of Eq (10) on the log alone (q_D = 1); keep the best epoch on held-out sessions, snapshot "agent"."""
-    config, agent = run.config.agent, run.models.agent
-    optimiser = run.optimiser("agent", agent, config.learning_rate, weight_decay=config.weight_decay)
-    for unit in run.units("pretrain_agent", config.epochs):
-        train_epoch(run, unit, optimiser, agent, lambda log: agent_loss(agent, log, run.config.adversarial), config)
-        valid = held_out(run, agent, lambda log: agent_loss(agent, log, run.config.adversarial))
+    agent = run.models.agent
+    for unit, valid in _epochs(
+        run, "agent", agent, lambda log: agent_loss(agent, log, run.config.adversarial), run.config.agent
+    ):
         unit.values["loss_valid"] = valid
-        run.improve("pretrain_agent", "agent", agent, valid, config.patience)
-    if run.first_time("pretrain_agent"):
-        agent.load_state_dict(run.snapshots["agent"])
+
+
+def _epochs(
+    run: Run, name: str, model: nn.Module, loss: Callable[[Trajectories], Tensor], config: PretrainConfig
+) -> Iterator[tuple[Unit, float]]:
+    """The epochs of phase "pretrain_`name`", each trained before it is yielded with its held-out loss; the best one stays."""
+    phase = f"pretrain_{name}"
+    optimiser = run.optimiser(name, model, config.learning_rate, weight_decay=config.weight_decay)
+    for unit in run.units(phase, config.epochs):
+        train_epoch(run, unit, optimiser, model, loss, config)
+        valid = held_out(run, model, loss)
+        run.improve(phase, name, model, valid, config.patience)
+        yield unit, valid
+    if run.first_time(phase):
+        model.load_state_dict(run.snapshots[name])
 
 
 def user_loss(user: UserModel, log: Trajectories, config: AdversarialConfig) -> Tensor:
