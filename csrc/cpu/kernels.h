@@ -11,11 +11,12 @@ namespace irecgan::cpu {
 // A race that could not be run returns one of these instead of k.
 constexpr int64_t kNotANumber = -1;
 
-// (max, sum of exp(l - max)) of each block of a row; a block without a finite logit has max = -inf, sum = 0.
+// (shift, sum of exp(l - shift)) of each block of a row. The shift is near the block's largest logit, or 0 where the
+// block has no finite logit; then the sum is 0.
 template <typename T>
 struct BlockStats {
-  T* max;  // [block_count(C)]
-  T* sum;  // [block_count(C)]
+  T* shift;  // [block_count(C)]
+  T* sum;    // [block_count(C)]
 };
 
 // An inner node of a session's race: the next arrival of a block.
@@ -28,6 +29,8 @@ struct Arrival {
 // Work space of one race, owned by the caller.
 struct RaceScratch {
   float* lower_bounds;  // [block_count(C)]
+  float* uniforms;      // [block_count(C)]
+  float* smallest;      // [k]
   Arrival* arrivals;    // [k]
 };
 

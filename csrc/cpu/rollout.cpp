@@ -201,16 +201,17 @@ void Rollout::play_chunk(int64_t first_node, int64_t last_node) {
   const int64_t last = first_of_node_[static_cast<size_t>(last_node)];
   runtime_.parallel_for(last - first, kSessionGrain, [&](int64_t begin, int64_t end) {
     const int64_t k = options_.slate_size;
-    std::vector<float> bounds(static_cast<size_t>(blocks)), values(static_cast<size_t>(k)),
-        weights(static_cast<size_t>(k + 1));
+    std::vector<float> bounds(static_cast<size_t>(blocks)), uniforms(static_cast<size_t>(blocks)),
+        smallest(static_cast<size_t>(k)), values(static_cast<size_t>(k)), weights(static_cast<size_t>(k + 1));
     std::vector<float> mean(static_cast<size_t>(models_.discriminator.width));
     std::vector<Arrival> arrivals(static_cast<size_t>(k));
     for (int64_t i = first + begin; i < first + end; ++i) {
       const int64_t session = order_[static_cast<size_t>(i)];
       const int64_t n = sessions_[static_cast<size_t>(session)].node - first_node;
       play_session(session, logits_.data() + n * items,
-                   {block_max_.data() + n * blocks, block_sum_.data() + n * blocks}, {bounds.data(), arrivals.data()},
-                   values.data(), weights.data(), mean.data());
+                   {block_max_.data() + n * blocks, block_sum_.data() + n * blocks},
+                   {bounds.data(), uniforms.data(), smallest.data(), arrivals.data()}, values.data(), weights.data(),
+                   mean.data());
     }
   });
 }

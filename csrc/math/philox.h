@@ -34,11 +34,34 @@ IRECGAN_HD Words philox4x32_10(Words c, uint32_t k0, uint32_t k1) {
   return c;
 }
 
-IRECGAN_HD Words draw(const Stream& s, Purpose purpose, uint32_t block) {
+// `draw` for N counters at once, as loops that vectorise: c[w][i] is word w of counter i, replaced by its random words.
+template <int N>
+IRECGAN_HD void philox4x32_10(uint32_t (&c)[4][N], uint32_t k0, uint32_t k1) {
+  for (int round = 0; round < 10; ++round) {
+#pragma omp simd
+    for (int i = 0; i < N; ++i) {
+      const uint64_t p0 = uint64_t{0xD2511F53u} * c[0][i];
+      const uint64_t p1 = uint64_t{0xCD9E8D57u} * c[2][i];
+      const uint32_t w0 = static_cast<uint32_t>(p1 >> 32) ^ c[1][i] ^ k0;
+      const uint32_t w2 = static_cast<uint32_t>(p0 >> 32) ^ c[3][i] ^ k1;
+      c[0][i] = w0;
+      c[1][i] = static_cast<uint32_t>(p1);
+      c[2][i] = w2;
+      c[3][i] = static_cast<uint32_t>(p0);
+    }
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+}
+
+IRECGAN_HD Words counter(const Stream& s, Purpose purpose, uint32_t block) {
   const auto row = static_cast<uint64_t>(s.row);
-  const Words counter{{block, s.step | s.completion << 16, static_cast<uint32_t>(row),
-                       static_cast<uint32_t>(row >> 32) | s.spawn << 8 | static_cast<uint32_t>(purpose) << 24}};
-  return philox4x32_10(counter, static_cast<uint32_t>(s.seed), static_cast<uint32_t>(s.seed >> 32));
+  return Words{{block, s.step | s.completion << 16, static_cast<uint32_t>(row),
+                static_cast<uint32_t>(row >> 32) | s.spawn << 8 | static_cast<uint32_t>(purpose) << 24}};
+}
+
+IRECGAN_HD Words draw(const Stream& s, Purpose purpose, uint32_t block) {
+  return philox4x32_10(counter(s, purpose, block), static_cast<uint32_t>(s.seed), static_cast<uint32_t>(s.seed >> 32));
 }
 
 // Uniform on (0, 1) from 64 bits. Small values keep their full relative precision, which is what the tail that wins

@@ -45,16 +45,17 @@ void sample_rows(const T* logits, int64_t count, int64_t items, int64_t k, uint6
   const int64_t blocks = block_count(items);
   const int64_t grain = 1 + 16384 / items;
   torch_runtime().parallel_for(count, grain, [&](int64_t begin, int64_t end) {
-    std::vector<T> max(static_cast<size_t>(blocks)), sum(static_cast<size_t>(blocks));
-    std::vector<float> bounds(static_cast<size_t>(blocks));
+    std::vector<T> shift(static_cast<size_t>(blocks)), sum(static_cast<size_t>(blocks));
+    std::vector<float> bounds(static_cast<size_t>(blocks)), uniforms(static_cast<size_t>(blocks));
+    std::vector<float> smallest(static_cast<size_t>(k));
     std::vector<cpu::Arrival> arrivals(static_cast<size_t>(k));
-    const cpu::BlockStats<T> stats{max.data(), sum.data()};
+    const cpu::BlockStats<T> stats{shift.data(), sum.data()};
     for (int64_t r = begin; r < end; ++r) {
       const Stream stream{seed, rows[r], static_cast<uint32_t>(step), 0, 0};
       (kernel.*Functions<T>::stats)(logits + r * items, items, stats);
-      const int64_t drawn =
-          (kernel.*Functions<T>::race)(logits + r * items, items, k, stats, stream, {bounds.data(), arrivals.data()},
-                                       values + r * k, indices + r * k);
+      const int64_t drawn = (kernel.*Functions<T>::race)(
+          logits + r * items, items, k, stats, stream,
+          {bounds.data(), uniforms.data(), smallest.data(), arrivals.data()}, values + r * k, indices + r * k);
       if (drawn == k) continue;
       int64_t none = -1;
       if (fault.row.compare_exchange_strong(none, r)) fault.finite = drawn;

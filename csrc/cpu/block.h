@@ -1,0 +1,232 @@
+// Blocks of 64 items: their statistics, and one that is opened to draw from it. For one instruction set.
+#pragma once
+
+#include <cstring>
+
+#include "../math/exp.h"
+#include "../math/race.h"
+#include "kernels.h"
+
+namespace irecgan::cpu {
+namespace {
+
+constexpr float kInfinity = __builtin_inff();
+constexpr int64_t kGroup = 8;  // items that a pick skips at a time
+
+template <typename T>
+constexpr int64_t kLanes = 64 / sizeof(T);
+
+// Sum of one vector's lanes as a tree. A reduction clause would add them one after the other, in order.
+template <typename T>
+inline T fold(T* lanes) {
+#pragma GCC unroll 4
+  for (int64_t half = kLanes<T> / 2; half > 0; half /= 2) {
+#pragma omp simd
+    for (int64_t l = 0; l < half; ++l) lanes[l] += lanes[l + half];
+  }
+  return lanes[0];
+}
+
+template <typename T>
+inline T max_of(const T* x, int64_t n) {
+  T max = -static_cast<T>(kInfinity);
+#pragma omp simd reduction(max : max)
+  for (int64_t i = 0; i < n; ++i) max = x[i] > max ? x[i] : max;
+  return max;
+}
+
+template <typename T>
+inline T sum_of(const T* x, int64_t n) {
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += x[i];
+  return sum;
+}
+
+// Sum of a block's weights.
+template <typename T>
+inline T block_total(const T* weights) {
+  T lanes[kLanes<T>] = {};
+  for (int64_t i = 0; i < kBlock; i += kLanes<T>) {
+#pragma omp simd
+    for (int64_t l = 0; l < kLanes<T>; ++l) lanes[l] += weights[i + l];
+  }
+  return fold(lanes);
+}
+
+// Shift of items whose largest logit is `max`. Items of -inf alone would give -inf - -inf; NaN hides from comparisons,
+// so the sum is left to show it.
+template <typename T>
+inline T shift_of(T max) {
+  return max == -static_cast<T>(kInfinity) ? T{0} : max;
+}
+
+// Sums of a block's weights by lane.
+template <typename T>
+inline void add_lanes(const T* x, T shift, T* lanes) {
+#pragma omp simd
+  for (int64_t l = 0; l < kLanes<T>; ++l) lanes[l] = exp_weight(x[l] - shift);
+#pragma GCC unroll 8
+  for (int64_t i = kLanes<T>; i < kBlock; i += kLanes<T>) {
+#pragma omp simd
+    for (int64_t l = 0; l < kLanes<T>; ++l) lanes[l] += exp_weight(x[i + l] - shift);
+  }
+}
+
+template <typename T>
+inline T block_sum(const T* x, T shift) {
+  T lanes[kLanes<T>];
+  add_lanes(x, shift, lanes);
+  return fold(lanes);
+}
+
+constexpr int64_t kChunk = 16;  // blocks whose logits stay in the first-level cache between two passes
+
+#if defined(__AVX512F__)
+// The folds of 16 blocks at once: a fold alone has more shuffles than sums, and each waits for the one before.
+inline void fold_chunk(const float* lanes, float* sums) {
+  typedef float Vector __attribute__((vector_size(64)));
+  Vector v[kChunk];
+  std::memcpy(v, lanes, sizeof v);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    v[i] = __builtin_shufflevector(v[i], v[i + 8], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+           __builtin_shufflevector(v[i], v[i + 8], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    v[i] = __builtin_shufflevector(v[i], v[i + 4], 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27) +
+           __builtin_shufflevector(v[i], v[i + 4], 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    v[i] = __builtin_shufflevector(v[i], v[i + 2], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+           __builtin_shufflevector(v[i], v[i + 2], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+  }
+  // Lane 8 a + 4 b + 2 c + d of the result is block 8 a + 4 b + 2 c + d.
+  const Vector sum = __builtin_shufflevector(v[0], v[1], 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30) +
+                     __builtin_shufflevector(v[0], v[1], 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
+  std::memcpy(sums, &sum, sizeof sum);
+}
+#else
+inline void fold_chunk(float* lanes, float* sums) {
+  for (int64_t b = 0; b < kChunk; ++b) sums[b] = fold(lanes + b * kLanes<float>);
+}
+#endif
+
+inline void fold_chunk(double* lanes, double* sums) {
+  for (int64_t b = 0; b < kChunk; ++b) sums[b] = fold(lanes + b * kLanes<double>);
+}
+
+// Statistics of `blocks` <= kChunk whole blocks. They share one shift, their largest logit.
+template <typename T>
+inline void chunk_stats(const T* x, int64_t blocks, T* shifts, T* sums) {
+  T lanes[kLanes<T>];
+  for (int64_t l = 0; l < kLanes<T>; ++l) lanes[l] = x[l];
+  for (int64_t i = kLanes<T>; i < blocks * kBlock; i += kLanes<T>) {
+#pragma omp simd
+    for (int64_t l = 0; l < kLanes<T>; ++l) lanes[l] = x[i + l] > lanes[l] ? x[i + l] : lanes[l];
+  }
+  const T shift = shift_of(max_of(lanes, kLanes<T>));
+  for (int64_t b = 0; b < blocks; ++b) shifts[b] = shift;
+  if (blocks == kChunk) {
+    T partial[kChunk * kLanes<T>];
+    for (int64_t b = 0; b < kChunk; ++b) add_lanes(x + b * kBlock, shift, partial + b * kLanes<T>);
+    fold_chunk(partial, sums);
+  } else {
+    for (int64_t b = 0; b < blocks; ++b) sums[b] = block_sum(x + b * kBlock, shift);
+  }
+  for (int64_t b = 0; b < blocks; ++b) {
+    if (!(sums[b] < static_cast<T>(1e-25))) continue;
+    // Too far below its neighbours for their shift.
+    shifts[b] = shift_of(max_of(x + b * kBlock, kBlock));
+    sums[b] = block_sum(x + b * kBlock, shifts[b]);
+  }
+}
+
+template <typename T>
+void block_stats(const T* logits, int64_t items, BlockStats<T> stats) {
+  const int64_t whole = items / kBlock;
+  for (int64_t b = 0; b < whole; b += kChunk) {
+    chunk_stats(logits + b * kBlock, b + kChunk <= whole ? kChunk : whole - b, stats.shift + b, stats.sum + b);
+  }
+  if (whole * kBlock == items) return;
+  T tail[kBlock];
+  for (int64_t i = 0; i < kBlock; ++i) tail[i] = -static_cast<T>(kInfinity);
+  for (int64_t i = whole * kBlock; i < items; ++i) tail[i - whole * kBlock] = logits[i];
+  chunk_stats(tail, 1, stats.shift + whole, stats.sum + whole);
+}
+
+// An opened block: what is left of it, relative to its largest logit when it was opened.
+template <typename T>
+struct Block {
+  int64_t index = -1;
+  T weights[kBlock];  // relative to `shift`; 0 for drawn, absent and -inf items
+  T shift;
+  T sum;  // of the weights
+};
+
+// A drawn item's logit becomes -inf by selection, never by arithmetic.
+template <typename T>
+inline void open_block(const T* logits, int64_t items, int64_t index, uint64_t taken, Block<T>& block) {
+  const int64_t first = index * kBlock;
+  const int64_t n = first + kBlock <= items ? kBlock : items - first;
+  T left[kBlock];
+  for (int64_t i = 0; i < n; ++i) left[i] = logits[first + i];
+  for (int64_t i = n; i < kBlock; ++i) left[i] = -static_cast<T>(kInfinity);
+  for (uint64_t rest = taken; rest != 0; rest &= rest - 1) {
+    left[__builtin_ctzll(rest)] = -static_cast<T>(kInfinity);
+  }
+  block.index = index;
+  block.shift = shift_of(max_of(left, kBlock));
+#pragma omp simd
+  for (int64_t i = 0; i < kBlock; ++i) block.weights[i] = exp_weight(left[i] - block.shift);
+  block.sum = block_total(block.weights);
+}
+
+// Takes an item out of an opened block. The rest is summed anew, since subtraction loses all precision once one item
+// dominates; where little is left, the weights too are made anew, relative to the largest logit that remains.
+template <typename T>
+inline void take_item(const T* logits, int64_t items, int64_t item, uint64_t taken, Block<T>& block) {
+  block.weights[item] = 0;
+  block.sum = block_total(block.weights);
+  if (block.sum < static_cast<T>(1e-3)) open_block(logits, items, block.index, taken, block);
+}
+
+// First item whose cumulated weight passes u of the total, in index order. Rounding can leave the target at the very
+// end: then the last item with weight. Groups first: independent sums, where a running sum would wait for itself.
+template <typename T>
+inline int64_t pick_item(const T* weights, double u) {
+  double groups[kBlock / kGroup];
+  double total = 0;
+  for (int64_t g = 0; g < kBlock / kGroup; ++g) {
+    double sum = 0;
+    for (int64_t i = 0; i < kGroup; ++i) sum += weights[g * kGroup + i];
+    groups[g] = sum;
+    total += sum;
+  }
+  const double target = u * total;
+  double cumulated = 0;
+  int64_t last = 0;
+  for (int64_t g = 0; g < kBlock / kGroup; ++g) {
+    if (!(groups[g] > 0)) continue;
+    if (cumulated + groups[g] <= target) {
+      cumulated += groups[g];
+      last = g;
+      continue;
+    }
+    double inside = cumulated;
+    for (int64_t i = g * kGroup; i < (g + 1) * kGroup; ++i) {
+      inside += weights[i];
+      if (inside > target) return i;
+    }
+    cumulated += groups[g];
+    last = g;
+  }
+  int64_t item = last * kGroup;
+  for (int64_t i = item; i < (last + 1) * kGroup; ++i) item = weights[i] > 0 ? i : item;
+  return item;
+}
+
+}  // namespace
+}  // namespace irecgan::cpu
