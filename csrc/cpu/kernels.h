@@ -11,6 +11,8 @@ namespace irecgan::cpu {
 // A race that could not be run returns one of these instead of k.
 constexpr int64_t kNotANumber = -1;
 
+constexpr int64_t kSmallRows = 8;  // rows of one call of small_races
+
 // (shift, sum of exp(l - shift)) of each block of a row. The shift is near the block's largest logit, or 0 where the
 // block has no finite logit; then the sum is 0.
 template <typename T>
@@ -57,6 +59,12 @@ struct Kernels {
                       RaceScratch scratch, float* values, int64_t* indices);
   int64_t (*race_f64)(const double* logits, int64_t items, int64_t k, BlockStats<double> stats, const Stream& stream,
                       RaceScratch scratch, double* values, int64_t* indices);
+
+  // race_f32 of up to kSmallRows rows of at most kBlock items, without their statistics: row r's logits [C], stream,
+  // values [k] and indices [k]. plain[r] is false where the row's draws are not valid: race_f32 finds out why. One
+  // seed.
+  void (*small_races)(const float* const* logits, int64_t count, int64_t items, int64_t k, const Stream* streams,
+                      float* const* values, int64_t* const* indices, bool* plain);
 
   // gates [3H]: input projections (r, z, n); recurrent [3H]; state, next [H].
   void (*gru_row)(const float* gates, const float* recurrent, const float* state, float* next, int64_t hidden);

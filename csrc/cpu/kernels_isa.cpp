@@ -3,6 +3,7 @@
 #include "../math/lstm_cell.h"
 #include "gumbel_topk.h"
 #include "kernels.h"
+#include "small_race.h"
 
 namespace irecgan::cpu {
 namespace {
@@ -104,6 +105,7 @@ const Kernels IRECGAN_TABLE(IRECGAN_ISA){
     block_stats_f64,
     race_f32,
     race_f64,
+    small_races,
     gru_row,
     lstm_row,
     click,

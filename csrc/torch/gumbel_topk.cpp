@@ -2,9 +2,11 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <atomic>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "../cpu/kernels.h"
@@ -37,28 +39,112 @@ struct RowFault {
   int64_t finite = 0;
 };
 
-// logits [R, C] contiguous; values, indices [R, k]; rows [R].
+// A call's sizes and what keys its noise.
+struct Call {
+  int64_t items;
+  int64_t k;
+  uint64_t seed;
+  const int64_t* rows;  // [R]
+  int64_t step;
+
+  Stream stream(int64_t row) const { return Stream{seed, rows[row], static_cast<uint32_t>(step), 0, 0}; }
+};
+
+// Work space of one thread.
 template <typename T>
-void sample_rows(const T* logits, int64_t count, int64_t items, int64_t k, uint64_t seed, const int64_t* rows,
-                 int64_t step, T* values, int64_t* indices, RowFault& fault) {
-  const cpu::Kernels& kernel = cpu::kernels();
-  const int64_t blocks = block_count(items);
-  const int64_t grain = 1 + 16384 / items;
+class RowSampler {
+ public:
+  explicit RowSampler(const Call& call)
+      : call_(call),
+        shift_(static_cast<size_t>(block_count(call.items))),
+        sum_(shift_.size()),
+        bounds_(shift_.size()),
+        uniforms_(shift_.size()),
+        smallest_(static_cast<size_t>(call.k)),
+        arrivals_(static_cast<size_t>(call.k)) {}
+
+  cpu::BlockStats<T> stats() { return {shift_.data(), sum_.data()}; }
+
+  // Draws of row `row`, whose block statistics are `stats`.
+  void race(int64_t row, const T* logits, cpu::BlockStats<T> stats, T* values, int64_t* indices, RowFault& fault) {
+    const int64_t drawn = (cpu::kernels().*Functions<T>::race)(
+        logits, call_.items, call_.k, stats, call_.stream(row),
+        {bounds_.data(), uniforms_.data(), smallest_.data(), arrivals_.data()}, values, indices);
+    if (drawn == call_.k) return;
+    int64_t none = -1;
+    if (fault.row.compare_exchange_strong(none, row)) fault.finite = drawn;
+  }
+
+  void sample(int64_t row, const T* logits, T* values, int64_t* indices, RowFault& fault) {
+    (cpu::kernels().*Functions<T>::stats)(logits, call_.items, stats());
+    race(row, logits, stats(), values, indices, fault);
+  }
+
+ private:
+  const Call& call_;
+  std::vector<T> shift_, sum_;
+  std::vector<float> bounds_, uniforms_, smallest_;
+  std::vector<cpu::Arrival> arrivals_;
+};
+
+// Rows begin..end - 1, of one block each.
+void sample_small_rows(const Call& call, const float* logits, int64_t begin, int64_t end, float* values,
+                       int64_t* indices, RowFault& fault) {
+  RowSampler<float> sampler(call);
+  for (int64_t first = begin; first < end; first += cpu::kSmallRows) {
+    const float* from[cpu::kSmallRows];
+    float* to[cpu::kSmallRows];
+    int64_t* to_index[cpu::kSmallRows];
+    Stream streams[cpu::kSmallRows];
+    bool plain[cpu::kSmallRows];
+    const int64_t count = std::min(cpu::kSmallRows, end - first);
+    for (int64_t r = 0; r < count; ++r) {
+      from[r] = logits + (first + r) * call.items;
+      to[r] = values + (first + r) * call.k;
+      to_index[r] = indices + (first + r) * call.k;
+      streams[r] = call.stream(first + r);
+    }
+    cpu::kernels().small_races(from, count, call.items, call.k, streams, to, to_index, plain);
+    for (int64_t r = 0; r < count; ++r) {
+      if (!plain[r]) sampler.sample(first + r, from[r], to[r], to_index[r], fault);
+    }
+  }
+}
+
+// Few rows: the threads share each row's blocks, in whole chunks of items.
+template <typename T>
+void sample_wide_row(const Call& call, const T* logits, int64_t row, T* values, int64_t* indices, RowFault& fault) {
+  constexpr int64_t kPart = 1 << 14;
+  RowSampler<T> sampler(call);
+  const cpu::BlockStats<T> stats = sampler.stats();
+  torch_runtime().parallel_for((call.items + kPart - 1) / kPart, 1, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * kPart;
+    const int64_t last = std::min(call.items, end * kPart);
+    (cpu::kernels().*Functions<T>::stats)(logits + first, last - first,
+                                          {stats.shift + first / kBlock, stats.sum + first / kBlock});
+  });
+  sampler.race(row, logits, stats, values, indices, fault);
+}
+
+// logits [R, C] contiguous; values, indices [R, k].
+template <typename T>
+void sample_rows(const Call& call, const T* logits, int64_t count, T* values, int64_t* indices, RowFault& fault) {
+  constexpr int64_t kWideRows = 8;  // fewer rows than this do not keep many threads busy
+  constexpr int64_t kWideItems = 1 << 15;
+  if (count < kWideRows && call.items >= kWideItems) {
+    for (int64_t r = 0; r < count; ++r) {
+      sample_wide_row(call, logits + r * call.items, r, values + r * call.k, indices + r * call.k, fault);
+    }
+    return;
+  }
+  const int64_t grain = 1 + 16384 / call.items;
   torch_runtime().parallel_for(count, grain, [&](int64_t begin, int64_t end) {
-    std::vector<T> shift(static_cast<size_t>(blocks)), sum(static_cast<size_t>(blocks));
-    std::vector<float> bounds(static_cast<size_t>(blocks)), uniforms(static_cast<size_t>(blocks));
-    std::vector<float> smallest(static_cast<size_t>(k));
-    std::vector<cpu::Arrival> arrivals(static_cast<size_t>(k));
-    const cpu::BlockStats<T> stats{shift.data(), sum.data()};
+    if constexpr (std::is_same_v<T, float>) {
+      if (call.items <= kBlock) return sample_small_rows(call, logits, begin, end, values, indices, fault);
+    }
+    RowSampler<T> sampler(call);
     for (int64_t r = begin; r < end; ++r) {
-      const Stream stream{seed, rows[r], static_cast<uint32_t>(step), 0, 0};
-      (kernel.*Functions<T>::stats)(logits + r * items, items, stats);
-      const int64_t drawn = (kernel.*Functions<T>::race)(
-          logits + r * items, items, k, stats, stream,
-          {bounds.data(), uniforms.data(), smallest.data(), arrivals.data()}, values + r * k, indices + r * k);
-      if (drawn == k) continue;
-      int64_t none = -1;
-      if (fault.row.compare_exchange_strong(none, r)) fault.finite = drawn;
+      sampler.sample(r, logits + r * call.items, values + r * call.k, indices + r * call.k, fault);
     }
   });
 }
@@ -69,9 +155,10 @@ void sample(const Tensor& logits, int64_t k, const Tensor& seed, const Tensor& r
   const Tensor dense = torch::stable::contiguous(logits);
   const Tensor row_ids = torch::stable::contiguous(rows);
   RowFault fault;
-  sample_rows(dense.const_data_ptr<T>(), dense.size(0), dense.size(1), k,
-              static_cast<uint64_t>(*seed.const_data_ptr<int64_t>()), row_ids.const_data_ptr<int64_t>(), step,
-              values.mutable_data_ptr<T>(), indices.mutable_data_ptr<int64_t>(), fault);
+  const Call call{dense.size(1), k, static_cast<uint64_t>(*seed.const_data_ptr<int64_t>()),
+                  row_ids.const_data_ptr<int64_t>(), step};
+  sample_rows(call, dense.const_data_ptr<T>(), dense.size(0), values.mutable_data_ptr<T>(),
+              indices.mutable_data_ptr<int64_t>(), fault);
   const int64_t row = fault.row.load();
   if (row < 0) return;
   const std::string where = "logits[" + std::to_string(row) + "]";
