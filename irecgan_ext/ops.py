@@ -14,8 +14,11 @@ from irecgan_ext import _C, reference
 Impl = Literal["native", "reference"]
 
 _ops = torch.ops.irecgan_ext
-if _C.SCHEMA != 1:
-    raise ImportError(f"the compiled module has schema {_C.SCHEMA}, this checkout needs 1: run pip install . again")
+_SCHEMA = 2
+if _C.SCHEMA != _SCHEMA:
+    raise ImportError(
+        f"the compiled module has schema {_C.SCHEMA}, this checkout needs {_SCHEMA}: run pip install . again"
+    )
 _REJECTED = re.compile(r"[\w .\[\]]+ must .*\Z")  # how the native checks word every rejection
 
 
@@ -97,6 +100,63 @@ def gumbel_topk(
         return _call(_ops.gumbel_topk, logits, k, seed_tensor, row_ids, step)
     _call(_ops.check_gumbel_topk, logits, k, seed_tensor, row_ids, step)
     return reference.gumbel_topk(logits, k, seed_tensor, row_ids, step)
+
+
+class LinearDraws(NamedTuple):
+    """What `linear_gumbel_topk` returns.
+
+    Attributes:
+        values: [R, k] float32, the perturbed logits in descending order.
+        indices: [R, k] int64.
+        logsumexp: [R] float32, of the logits of the items that may be drawn: log pi(i) = logit_i - logsumexp.
+    """
+
+    values: Tensor
+    indices: Tensor
+    logsumexp: Tensor
+
+
+def linear_gumbel_topk(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    k: int,
+    *,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | None = None,
+    rows: Tensor | None = None,
+    step: int = 0,
+    exclude: Tensor | None = None,
+    mask: Tensor | None = None,
+    impl: Impl = "native",
+) -> LinearDraws:
+    """`gumbel_topk` of a linear layer's outputs, which are never in memory.
+
+    the few blocks that win are projected again. Extra memory: 1/32 of the logits' bytes, and as much again with `exclude`
+    or `mask`.
+    `logsumexp` of the same logits. Each block of 64 items is projected in cache and leaves only the sum of its weights;
+    the few blocks that win are projected again. Extra memory: 1/32 of the logits' bytes, and as much again with `exclude` or `mask`.
+
+    Args:
+        hidden: [R, H] float32.
+        weight: [C, H] float32. bias: [C] float32 or None.
+        k: draws per row, 1..C, and at most the number of items that may be drawn.
+        generator, seed, rows, step, impl: as in `gumbel_topk`.
+        exclude: [R, X] int64, items of each row that are not drawn (already shown, say), padded with PAD.
+        mask: [C] or [R, C] bool, False for items that are not drawn.
+
+    Raises:
+        ValueError: an argument breaks its rule, a logit is NaN or +inf, or a row has fewer than k finite logits (the
+            reference does not look at the logits).
+    """
+    _check_impl(impl)
+    row_ids = torch.arange(hidden.shape[:1].numel(), device=hidden.device) if rows is None else rows
+    args = (hidden, weight, bias, k, draw_seed(generator, seed), row_ids, step, exclude, mask)
+    if impl == "native":
+        return LinearDraws(*_call(_ops.linear_gumbel_topk, *args))
+    _call(_ops.check_linear_gumbel_topk, *args)
+    with torch.no_grad():
+        return LinearDraws(*reference.linear_gumbel_topk(*args))
 
 
 class RolloutOutput(NamedTuple):
@@ -205,6 +265,14 @@ def _gumbel_topk_fake(logits: Tensor, k: int, seed: Tensor, rows: Tensor, step: 
     return logits.new_empty(shape), logits.new_empty(shape, dtype=torch.int64)
 
 
+@torch.library.register_fake("irecgan_ext::linear_gumbel_topk")
+def _linear_gumbel_topk_fake(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, k: int, *_: Any
+) -> tuple[Tensor, ...]:
+    rows = hidden.shape[0]
+    return hidden.new_empty((rows, k)), hidden.new_empty((rows, k), dtype=torch.int64), hidden.new_empty((rows,))
+
+
 @torch.library.register_fake("irecgan_ext::rollout")
 def _rollout_fake(user, agent, discriminator, user_state, *args):  # type: ignore[no-untyped-def]
     symbols, slate_size, max_steps = args[3], args[10], args[12]
@@ -226,6 +294,7 @@ def _rollout_fake(user, agent, discriminator, user_state, *args):  # type: ignor
 
 
 @torch.library.register_fake("irecgan_ext::check_gumbel_topk")
+@torch.library.register_fake("irecgan_ext::check_linear_gumbel_topk")
 @torch.library.register_fake("irecgan_ext::check_rollout")
 def _check_fake(*_: Any) -> None:
     """Nothing to look at: the values of traced tensors are not known."""

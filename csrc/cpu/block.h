@@ -166,14 +166,26 @@ struct Block {
   T sum;  // of the weights
 };
 
-// A drawn item's logit becomes -inf by selection, never by arithmetic.
+// A row's logits in memory, as the source of its blocks.
 template <typename T>
-inline void open_block(const T* logits, int64_t items, int64_t index, uint64_t taken, Block<T>& block) {
-  const int64_t first = index * kBlock;
-  const int64_t n = first + kBlock <= items ? kBlock : items - first;
+struct Row {
+  const T* logits;
+  int64_t items;
+
+  // Logits of block `index`, absent items -inf.
+  void read(int64_t index, T* left) const {
+    const int64_t first = index * kBlock;
+    const int64_t n = first + kBlock <= items ? kBlock : items - first;
+    for (int64_t i = 0; i < n; ++i) left[i] = logits[first + i];
+    for (int64_t i = n; i < kBlock; ++i) left[i] = -static_cast<T>(kInfinity);
+  }
+};
+
+// A drawn item's logit becomes -inf by selection, never by arithmetic.
+template <typename T, typename Source>
+inline void open_block(const Source& source, int64_t index, uint64_t taken, Block<T>& block) {
   T left[kBlock];
-  for (int64_t i = 0; i < n; ++i) left[i] = logits[first + i];
-  for (int64_t i = n; i < kBlock; ++i) left[i] = -static_cast<T>(kInfinity);
+  source.read(index, left);
   for (uint64_t rest = taken; rest != 0; rest &= rest - 1) {
     left[__builtin_ctzll(rest)] = -static_cast<T>(kInfinity);
   }
@@ -186,11 +198,11 @@ inline void open_block(const T* logits, int64_t items, int64_t index, uint64_t t
 
 // Takes an item out of an opened block. The rest is summed anew, since subtraction loses all precision once one item
 // dominates; where little is left, the weights too are made anew, relative to the largest logit that remains.
-template <typename T>
-inline void take_item(const T* logits, int64_t items, int64_t item, uint64_t taken, Block<T>& block) {
+template <typename T, typename Source>
+inline void take_item(const Source& source, int64_t item, uint64_t taken, Block<T>& block) {
   block.weights[item] = 0;
   block.sum = block_total(block.weights);
-  if (block.sum < static_cast<T>(1e-3)) open_block(logits, items, block.index, taken, block);
+  if (block.sum < static_cast<T>(1e-3)) open_block(source, block.index, taken, block);
 }
 
 // First item whose cumulated weight passes u of the total, in index order. Rounding can leave the target at the very

@@ -98,9 +98,9 @@ inline bool too_late(double log_time, double gap, const Block<T>& block, double 
   return exp_fast(log_time - limit) + wait > 1.0 + 1e-5;
 }
 
-template <typename T>
-int64_t race(const T* logits, int64_t items, int64_t k, BlockStats<T> stats, const Stream& stream, RaceScratch scratch,
-             T* values, int64_t* indices) {
+template <typename T, typename Source>
+int64_t race(const Source& source, int64_t items, int64_t k, BlockStats<T> stats, const Stream& stream,
+             RaceScratch scratch, T* values, int64_t* indices) {
   int64_t waiting = first_arrivals(block_count(items), k, stats, stream, scratch);
   if (waiting == kNotANumber) return kNotANumber;
   Arrival* next = scratch.arrivals;
@@ -109,7 +109,7 @@ int64_t race(const T* logits, int64_t items, int64_t k, BlockStats<T> stats, con
     if (waiting == 0) return drawn;
     Arrival arrival = *next;
     const Pick pick = arrival_pick(stream, arrival.block, __builtin_popcountll(arrival.taken));
-    if (block.index != arrival.block) open_block(logits, items, arrival.block, arrival.taken, block);
+    if (block.index != arrival.block) open_block(source, arrival.block, arrival.taken, block);
     const int64_t item = pick_item(block.weights, pick.item);
     values[drawn] = static_cast<T>(-arrival.log_time);
     indices[drawn] = arrival.block * kBlock + item;
@@ -123,7 +123,7 @@ int64_t race(const T* logits, int64_t items, int64_t k, BlockStats<T> stats, con
       block.index = -1;
       continue;
     }
-    take_item(logits, items, item, arrival.taken, block);
+    take_item(source, item, arrival.taken, block);
     if (block.sum > 0) {
       const double gap =
           log_fast(exponential_fast(pick.gap) / static_cast<double>(block.sum)) - static_cast<double>(block.shift);

@@ -47,6 +47,15 @@ struct ClickInputs {
   float* weights;          // [K + 1] scratch
 };
 
+// The output projection of a catalogue, whose logits hidden . weight_i + bias_i are made where they are needed.
+struct Projection {
+  const float* weight;       // [C, H]
+  const float* bias;         // [C] or null
+  int64_t items;             // C
+  int64_t width;             // H
+  const uint64_t* excluded;  // [R, block_count(C)] bit i: item 64 * block + i is not drawn; or null
+};
+
 struct Kernels {
   const char* name;
 
@@ -65,6 +74,15 @@ struct Kernels {
   // seed.
   void (*small_races)(const float* const* logits, int64_t count, int64_t items, int64_t k, const Stream* streams,
                       float* const* values, int64_t* const* indices, bool* plain);
+
+  // Statistics of one block of the projected rows begin..end - 1 of hidden [R, H], to stats[r * block_count(C) +
+  // block]. panel [H * kBlock] scratch. A logit is the same whatever the rows beside it.
+  void (*project_block)(const Projection& projection, const float* hidden, int64_t begin, int64_t end, int64_t block,
+                        BlockStats<float> stats, float* panel);
+  // race_f32 of row `row`, hidden [H], whose winning blocks are projected again.
+  int64_t (*projected_race)(const Projection& projection, const float* hidden, int64_t row, int64_t k,
+                            BlockStats<float> stats, const Stream& stream, RaceScratch scratch, float* values,
+                            int64_t* indices);
 
   // gates [3H]: input projections (r, z, n); recurrent [3H]; state, next [H].
   void (*gru_row)(const float* gates, const float* recurrent, const float* state, float* next, int64_t hidden);

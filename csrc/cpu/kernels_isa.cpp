@@ -3,6 +3,7 @@
 #include "../math/lstm_cell.h"
 #include "gumbel_topk.h"
 #include "kernels.h"
+#include "projection.h"
 #include "small_race.h"
 
 namespace irecgan::cpu {
@@ -83,12 +84,12 @@ void block_stats_f64(const double* logits, int64_t items, BlockStats<double> sta
 
 int64_t race_f32(const float* logits, int64_t items, int64_t k, BlockStats<float> stats, const Stream& stream,
                  RaceScratch scratch, float* values, int64_t* indices) {
-  return race(logits, items, k, stats, stream, scratch, values, indices);
+  return race(Row<float>{logits, items}, items, k, stats, stream, scratch, values, indices);
 }
 
 int64_t race_f64(const double* logits, int64_t items, int64_t k, BlockStats<double> stats, const Stream& stream,
                  RaceScratch scratch, double* values, int64_t* indices) {
-  return race(logits, items, k, stats, stream, scratch, values, indices);
+  return race(Row<double>{logits, items}, items, k, stats, stream, scratch, values, indices);
 }
 
 }  // namespace
@@ -106,6 +107,8 @@ const Kernels IRECGAN_TABLE(IRECGAN_ISA){
     race_f32,
     race_f64,
     small_races,
+    project_block,
+    projected_race,
     gru_row,
     lstm_row,
     click,

@@ -1,12 +1,12 @@
 #include "checks.h"
 
-#include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <stdexcept>
 
 #include "../cpu/rollout.h"
 #include "../math/race.h"
+#include "tensors.h"
 
 namespace irecgan {
 namespace {
@@ -70,9 +70,9 @@ void check_range(int64_t value, int64_t low, int64_t high, const std::string& na
 // Values of a small int64 CPU tensor within low..high. Device tensors are not read: that would synchronise.
 void check_values(const Tensor& t, int64_t low, int64_t high, const std::string& name, const std::string& range) {
   if (!t.is_cpu()) return;
-  const Tensor dense = torch::stable::contiguous(t);
-  const int64_t* data = dense.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < dense.numel(); ++i)
+  const Tensor values = dense(t);
+  const int64_t* data = values.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < values.numel(); ++i)
     check_range(data[i], low, high, name + "[" + std::to_string(i) + "]", range);
 }
 
@@ -137,6 +137,42 @@ void check_gumbel_topk(const Tensor& logits, int64_t k, const Tensor& seed, cons
   check_range(step, 0, kMaxStep - 1, "step", "0..65535");
 }
 
+void check_linear_gumbel_topk(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias, int64_t k,
+                              const Tensor& seed, const Tensor& rows, int64_t step,
+                              const std::optional<Tensor>& exclude, const std::optional<Tensor>& mask) {
+  require(hidden.dim() == 2, "hidden", "have 2 dimensions [R, H]", shape(hidden));
+  require(weight.dim() == 2, "weight", "have 2 dimensions [C, H]", shape(weight));
+  check_dtype(hidden, ScalarType::Float, "hidden");
+  check_dtype(weight, ScalarType::Float, "weight");
+  const int64_t items = weight.size(0);
+  check_shape(weight, {items, hidden.size(1)}, "weight");
+  require(items <= kMaxItems, "weight", "have at most 2^30 items", std::to_string(items));
+  if (bias) {
+    check_dtype(*bias, ScalarType::Float, "bias");
+    check_shape(*bias, {items}, "bias");
+  }
+  check_range(k, 1, items, "k", "1..C (C = " + std::to_string(items) + ")");
+  check_seed(seed);
+  check_dtype(rows, ScalarType::Long, "rows");
+  check_shape(rows, {hidden.size(0)}, "rows");
+  check_values(rows, 0, kMaxRow - 1, "rows", "0..2^40 - 1");
+  check_range(step, 0, kMaxStep - 1, "step", "0..65535");
+  if (exclude) {
+    check_dtype(*exclude, ScalarType::Long, "exclude");
+    require(exclude->dim() == 2 && exclude->size(0) == hidden.size(0), "exclude", "have 2 dimensions [R, X]",
+            shape(*exclude));
+    check_values(*exclude, cpu::kPad, items - 1, "exclude", "0..C - 1 (C = " + std::to_string(items) + ") or PAD");
+  }
+  if (mask) {
+    check_dtype(*mask, ScalarType::Bool, "mask");
+    if (mask->dim() == 1) {
+      check_shape(*mask, {items}, "mask");
+    } else {
+      check_shape(*mask, {hidden.size(0), items}, "mask");
+    }
+  }
+}
+
 RolloutSizes check_rollout(const std::vector<Tensor>& user, const std::vector<Tensor>& agent,
                            const std::vector<Tensor>& discriminator, const Tensor& user_state,
                            const Tensor& agent_state, const Tensor& discriminator_state, const Tensor& state_index,
@@ -188,8 +224,8 @@ RolloutSizes check_rollout(const std::vector<Tensor>& user, const std::vector<Te
   check_values(steps, 0, max_steps - 1, "steps", "0..max_steps - 1 (max_steps = " + std::to_string(max_steps) + ")");
   const std::string symbol_range = "0..C - 1 (C = " + std::to_string(sizes.items) + ") or BOS";
   if (symbols.is_cpu()) {
-    const Tensor dense = torch::stable::contiguous(symbols);
-    const int64_t* data = dense.const_data_ptr<int64_t>();
+    const Tensor values = dense(symbols);
+    const int64_t* data = values.const_data_ptr<int64_t>();
     for (int64_t i = 0; i < sizes.rows; ++i) {
       if (data[i] != cpu::kBos)
         check_range(data[i], 0, sizes.items - 1, "symbols[" + std::to_string(i) + "]", symbol_range);

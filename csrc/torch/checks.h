@@ -4,6 +4,7 @@
 
 #include <torch/csrc/stable/tensor.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,10 @@ using torch::stable::Tensor;
 [[noreturn]] void fail(const std::string& message);
 
 void check_gumbel_topk(const Tensor& logits, int64_t k, const Tensor& seed, const Tensor& rows, int64_t step);
+
+void check_linear_gumbel_topk(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias, int64_t k,
+                              const Tensor& seed, const Tensor& rows, int64_t step,
+                              const std::optional<Tensor>& exclude, const std::optional<Tensor>& mask);
 
 struct RolloutSizes {
   int64_t items;       // C

@@ -3,16 +3,17 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <atomic>
 #include <string>
 #include <tuple>
 #include <type_traits>
 #include <vector>
 
-#include "../cpu/kernels.h"
+#include "../cpu/race_buffers.h"
 #include "../math/race.h"
 #include "checks.h"
+#include "faults.h"
 #include "runtime.h"
+#include "tensors.h"
 
 namespace irecgan {
 namespace {
@@ -34,11 +35,6 @@ struct Functions<double> {
   static constexpr auto race = &cpu::Kernels::race_f64;
 };
 
-struct RowFault {
-  std::atomic<int64_t> row{-1};
-  int64_t finite = 0;
-};
-
 // A call's sizes and what keys its noise.
 struct Call {
   int64_t items;
@@ -58,24 +54,18 @@ class RowSampler {
       : call_(call),
         shift_(static_cast<size_t>(block_count(call.items))),
         sum_(shift_.size()),
-        bounds_(shift_.size()),
-        uniforms_(shift_.size()),
-        smallest_(static_cast<size_t>(call.k)),
-        arrivals_(static_cast<size_t>(call.k)) {}
+        buffers_(call.items, call.k) {}
 
   cpu::BlockStats<T> stats() { return {shift_.data(), sum_.data()}; }
 
   // Draws of row `row`, whose block statistics are `stats`.
-  void race(int64_t row, const T* logits, cpu::BlockStats<T> stats, T* values, int64_t* indices, RowFault& fault) {
-    const int64_t drawn = (cpu::kernels().*Functions<T>::race)(
-        logits, call_.items, call_.k, stats, call_.stream(row),
-        {bounds_.data(), uniforms_.data(), smallest_.data(), arrivals_.data()}, values, indices);
-    if (drawn == call_.k) return;
-    int64_t none = -1;
-    if (fault.row.compare_exchange_strong(none, row)) fault.finite = drawn;
+  void race(int64_t row, const T* logits, cpu::BlockStats<T> stats, T* values, int64_t* indices, cpu::RowFault& fault) {
+    const int64_t drawn = (cpu::kernels().*Functions<T>::race)(logits, call_.items, call_.k, stats, call_.stream(row),
+                                                               buffers_.scratch(), values, indices);
+    if (drawn != call_.k) fault.note(row, drawn);
   }
 
-  void sample(int64_t row, const T* logits, T* values, int64_t* indices, RowFault& fault) {
+  void sample(int64_t row, const T* logits, T* values, int64_t* indices, cpu::RowFault& fault) {
     (cpu::kernels().*Functions<T>::stats)(logits, call_.items, stats());
     race(row, logits, stats(), values, indices, fault);
   }
@@ -83,13 +73,12 @@ class RowSampler {
  private:
   const Call& call_;
   std::vector<T> shift_, sum_;
-  std::vector<float> bounds_, uniforms_, smallest_;
-  std::vector<cpu::Arrival> arrivals_;
+  cpu::RaceBuffers buffers_;
 };
 
 // Rows begin..end - 1, of one block each.
 void sample_small_rows(const Call& call, const float* logits, int64_t begin, int64_t end, float* values,
-                       int64_t* indices, RowFault& fault) {
+                       int64_t* indices, cpu::RowFault& fault) {
   RowSampler<float> sampler(call);
   for (int64_t first = begin; first < end; first += cpu::kSmallRows) {
     const float* from[cpu::kSmallRows];
@@ -113,7 +102,8 @@ void sample_small_rows(const Call& call, const float* logits, int64_t begin, int
 
 // Few rows: the threads share each row's blocks, in whole chunks of items.
 template <typename T>
-void sample_wide_row(const Call& call, const T* logits, int64_t row, T* values, int64_t* indices, RowFault& fault) {
+void sample_wide_row(const Call& call, const T* logits, int64_t row, T* values, int64_t* indices,
+                     cpu::RowFault& fault) {
   constexpr int64_t kPart = 1 << 14;
   RowSampler<T> sampler(call);
   const cpu::BlockStats<T> stats = sampler.stats();
@@ -128,7 +118,7 @@ void sample_wide_row(const Call& call, const T* logits, int64_t row, T* values, 
 
 // logits [R, C] contiguous; values, indices [R, k].
 template <typename T>
-void sample_rows(const Call& call, const T* logits, int64_t count, T* values, int64_t* indices, RowFault& fault) {
+void sample_rows(const Call& call, const T* logits, int64_t count, T* values, int64_t* indices, cpu::RowFault& fault) {
   constexpr int64_t kWideRows = 8;  // fewer rows than this do not keep many threads busy
   constexpr int64_t kWideItems = 1 << 15;
   if (count < kWideRows && call.items >= kWideItems) {
@@ -152,18 +142,14 @@ void sample_rows(const Call& call, const T* logits, int64_t count, T* values, in
 template <typename T>
 void sample(const Tensor& logits, int64_t k, const Tensor& seed, const Tensor& rows, int64_t step, Tensor& values,
             Tensor& indices) {
-  const Tensor dense = torch::stable::contiguous(logits);
-  const Tensor row_ids = torch::stable::contiguous(rows);
-  RowFault fault;
-  const Call call{dense.size(1), k, static_cast<uint64_t>(*seed.const_data_ptr<int64_t>()),
+  const Tensor input = dense(logits);
+  const Tensor row_ids = dense(rows);
+  cpu::RowFault fault;
+  const Call call{input.size(1), k, static_cast<uint64_t>(*seed.const_data_ptr<int64_t>()),
                   row_ids.const_data_ptr<int64_t>(), step};
-  sample_rows(call, dense.const_data_ptr<T>(), dense.size(0), values.mutable_data_ptr<T>(),
+  sample_rows(call, input.const_data_ptr<T>(), input.size(0), values.mutable_data_ptr<T>(),
               indices.mutable_data_ptr<int64_t>(), fault);
-  const int64_t row = fault.row.load();
-  if (row < 0) return;
-  const std::string where = "logits[" + std::to_string(row) + "]";
-  if (fault.finite == cpu::kNotANumber) fail(where + " must hold no NaN and no +inf");
-  fail(where + " must hold at least k = " + std::to_string(k) + " finite logits, got " + std::to_string(fault.finite));
+  report(fault, "logits", k);
 }
 
 std::tuple<Tensor, Tensor> gumbel_topk(const Tensor& logits, int64_t k, const Tensor& seed, const Tensor& rows,

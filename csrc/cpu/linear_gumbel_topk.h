@@ -1,0 +1,27 @@
+// Output projection and slate in one: the logits [R, C] are never in memory. Raw pointers only.
+#pragma once
+
+#include "kernels.h"
+#include "race_buffers.h"
+#include "runtime.h"
+
+namespace irecgan::cpu {
+
+struct ProjectedRows {
+  const float* hidden;  // [R, H]
+  const int64_t* ids;   // [R] global row ids
+  int64_t count;        // R
+  uint64_t seed;
+  uint32_t step;
+};
+
+struct ProjectedDraws {
+  float* values;     // [R, k]
+  int64_t* indices;  // [R, k]
+  float* logsumexp;  // [R], of the items that may be drawn
+};
+
+void linear_gumbel_topk(const Runtime& runtime, const Projection& projection, const ProjectedRows& rows, int64_t k,
+                        const ProjectedDraws& draws, RowFault& fault);
+
+}  // namespace irecgan::cpu

@@ -1,0 +1,200 @@
+// Projection of a block of items with its statistics as the epilogue: the logits stay in registers and one small tile.
+#pragma once
+
+#include "block.h"
+#include "gumbel_topk.h"
+
+namespace irecgan::cpu {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int64_t kVectorBytes = 64;
+constexpr int64_t kTileVectors = 4;  // 6 x 4 accumulators, 4 of weights and a broadcast: 29 of 32 registers
+#elif defined(__AVX2__)
+constexpr int64_t kVectorBytes = 32;
+constexpr int64_t kTileVectors = 2;  // 12 + 2 + 1 of 16
+#else
+constexpr int64_t kVectorBytes = 16;
+constexpr int64_t kTileVectors = 2;
+#endif
+constexpr int64_t kTileRows = 6;
+constexpr int64_t kVector = kVectorBytes / static_cast<int64_t>(sizeof(float));
+constexpr int64_t kTileItems = kVector * kTileVectors;
+typedef float Vector __attribute__((vector_size(kVectorBytes)));
+
+#if defined(__AVX512F__)
+// to[h * kBlock + i] = from[i * stride + h] for a square of 16 x 16.
+inline void transpose_square(const float* from, int64_t stride, float* to) {
+  typedef float Row16 __attribute__((vector_size(64)));
+  Row16 v[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) std::memcpy(&v[i], from + i * stride, sizeof v[i]);
+  // Four rounds swap halves, quarters, eighths and neighbours of row pairs: rows 8, 4, 2 and 1 apart.
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    const Row16 a = v[i], b = v[i + 8];
+    v[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+    v[i + 8] = __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; ++j) {
+    const int i = (j / 4) * 8 + j % 4;
+    const Row16 a = v[i], b = v[i + 4];
+    v[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
+    v[i + 4] = __builtin_shufflevector(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; ++j) {
+    const int i = (j / 2) * 4 + j % 2;
+    const Row16 a = v[i], b = v[i + 2];
+    v[i] = __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+    v[i + 2] = __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; ++j) {
+    const Row16 a = v[2 * j], b = v[2 * j + 1];
+    v[2 * j] = __builtin_shufflevector(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30);
+    v[2 * j + 1] = __builtin_shufflevector(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
+  }
+#pragma GCC unroll 16
+  for (int h = 0; h < 16; ++h) std::memcpy(to + h * kBlock, &v[h], sizeof v[h]);
+}
+#else
+inline void transpose_square(const float* from, int64_t stride, float* to) {
+  for (int64_t i = 0; i < 16; ++i) {
+    for (int64_t h = 0; h < 16; ++h) to[h * kBlock + i] = from[i * stride + h];
+  }
+}
+#endif
+
+// panel [H, kBlock]: the block's weights with the item innermost, absent items 0.
+inline void pack_panel(const Projection& p, int64_t block, float* panel) {
+  constexpr int64_t kSquare = 16;
+  const int64_t first = block * kBlock;
+  const int64_t present = first + kBlock <= p.items ? kBlock : p.items - first;
+  const int64_t whole_items = present / kSquare * kSquare;
+  const int64_t whole_width = p.width / kSquare * kSquare;
+  const float* weight = p.weight + first * p.width;
+  for (int64_t i = 0; i < whole_items; i += kSquare) {
+    for (int64_t h = 0; h < whole_width; h += kSquare) {
+      transpose_square(weight + i * p.width + h, p.width, panel + h * kBlock + i);
+    }
+  }
+  for (int64_t i = 0; i < kBlock; ++i) {
+    for (int64_t h = i < whole_items ? whole_width : 0; h < p.width; ++h) {
+      panel[h * kBlock + i] = i < present ? weight[i * p.width + h] : 0.0f;
+    }
+  }
+}
+
+// tile [ROWS, kBlock] += rows of hidden [.., H] times kTileItems columns of a panel. Each logit is one running sum over
+// h, so that it does not depend on how rows are grouped.
+// Not inlined: it needs every vector register for itself.
+template <int64_t ROWS>
+__attribute__((noinline)) void multiply(const float* hidden, int64_t width, const float* panel, float* tile) {
+  Vector sums[ROWS][kTileVectors];
+#pragma GCC unroll 8
+  for (int64_t r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 8
+    for (int64_t v = 0; v < kTileVectors; ++v) sums[r][v] = Vector{};
+  }
+  for (int64_t h = 0; h < width; ++h) {
+    Vector weights[kTileVectors];
+#pragma GCC unroll 8
+    for (int64_t v = 0; v < kTileVectors; ++v) {
+      std::memcpy(&weights[v], panel + h * kBlock + v * kVector, sizeof(Vector));
+    }
+#pragma GCC unroll 8
+    for (int64_t r = 0; r < ROWS; ++r) {
+      const float x = hidden[r * width + h];
+#pragma GCC unroll 8
+      for (int64_t v = 0; v < kTileVectors; ++v) sums[r][v] += weights[v] * x;
+    }
+  }
+#pragma GCC unroll 8
+  for (int64_t r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 8
+    for (int64_t v = 0; v < kTileVectors; ++v)
+      std::memcpy(tile + r * kBlock + v * kVector, &sums[r][v], sizeof(Vector));
+  }
+}
+
+inline void multiply_block(const float* hidden, int64_t rows, int64_t width, const float* panel, float* tile) {
+  for (int64_t first = 0; first < kBlock; first += kTileItems) {
+    const float* from = panel + first;
+    float* to = tile + first;
+    if (rows == kTileRows) {
+      multiply<kTileRows>(hidden, width, from, to);
+      continue;
+    }
+    for (int64_t r = 0; r < rows; ++r) multiply<1>(hidden + r * width, width, from, to + r * kBlock);
+  }
+}
+
+// Turns products into logits: bias, absent items, items that are not to be drawn.
+inline void finish_logits(const Projection& p, int64_t row, int64_t block, float* logits) {
+  const int64_t first = block * kBlock;
+  const int64_t present = first + kBlock <= p.items ? kBlock : p.items - first;
+  if (p.bias != nullptr) {
+    for (int64_t i = 0; i < present; ++i) logits[i] += p.bias[first + i];
+  }
+  for (int64_t i = present; i < kBlock; ++i) logits[i] = -kInfinity;
+  if (p.excluded == nullptr) return;
+  for (uint64_t rest = p.excluded[row * block_count(p.items) + block]; rest != 0; rest &= rest - 1) {
+    logits[__builtin_ctzll(rest)] = -kInfinity;
+  }
+}
+
+inline void project_block(const Projection& p, const float* hidden, int64_t begin, int64_t end, int64_t block,
+                          BlockStats<float> stats, float* panel) {
+  const int64_t blocks = block_count(p.items);
+  pack_panel(p, block, panel);
+  float tile[kTileRows * kBlock];
+  for (int64_t first = begin; first < end; first += kTileRows) {
+    const int64_t count = first + kTileRows <= end ? kTileRows : end - first;
+    multiply_block(hidden + first * p.width, count, p.width, panel, tile);
+    for (int64_t r = 0; r < count; ++r) {
+      float* logits = tile + r * kBlock;
+      finish_logits(p, first + r, block, logits);
+      const float shift = shift_of(max_of(logits, kBlock));
+      stats.shift[(first + r) * blocks + block] = shift;
+      stats.sum[(first + r) * blocks + block] = block_sum(logits, shift);
+    }
+  }
+}
+
+// A projected row as the source of its blocks. The sums of these dot products run in another order than those of
+// project_block: the logits agree up to rounding.
+struct ProjectedRow {
+  const Projection& projection;
+  const float* hidden;
+  int64_t row;
+
+  void read(int64_t index, float* left) const {
+    const int64_t first = index * kBlock;
+    const int64_t n = first + kBlock <= projection.items ? kBlock : projection.items - first;
+    constexpr int64_t kWide = kLanes<float>;
+    const int64_t whole = projection.width / kWide * kWide;
+    for (int64_t i = 0; i < n; ++i) {
+      const float* weights = projection.weight + (first + i) * projection.width;
+      float lanes[kWide] = {};
+      for (int64_t h = 0; h < whole; h += kWide) {
+#pragma omp simd
+        for (int64_t l = 0; l < kWide; ++l) lanes[l] += weights[h + l] * hidden[h + l];
+      }
+      float sum = fold(lanes);
+      for (int64_t h = whole; h < projection.width; ++h) sum += weights[h] * hidden[h];
+      left[i] = sum;
+    }
+    finish_logits(projection, row, index, left);
+  }
+};
+
+inline int64_t projected_race(const Projection& projection, const float* hidden, int64_t row, int64_t k,
+                              BlockStats<float> stats, const Stream& stream, RaceScratch scratch, float* values,
+                              int64_t* indices) {
+  return race(ProjectedRow{projection, hidden, row}, projection.items, k, stats, stream, scratch, values, indices);
+}
+
+}  // namespace
+}  // namespace irecgan::cpu

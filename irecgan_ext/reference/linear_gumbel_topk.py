@@ -1,0 +1,38 @@
+"""Output projection and sampling without replacement, with the logits in memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from irecgan_ext.reference.gumbel_topk import gumbel_topk
+
+
+def linear_gumbel_topk(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    k: int,
+    seed: Tensor,
+    rows: Tensor,
+    step: int,
+    exclude: Tensor | None,
+    mask: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`gumbel_topk` of hidden [R, H] @ weight [C, H]^T + bias [C], without the excluded items.
+
+    Args:
+        exclude: [R, X] int64, items of each row that are not drawn, padded with PAD = -1.
+        mask: [C] or [R, C] bool, False for items that are not drawn.
+
+    Returns:
+        values [R, k], indices [R, k] int64, logsumexp [R] of the logits that may be drawn.
+    """
+    logits = functional.linear(hidden, weight, bias)
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -torch.inf)
+    if exclude is not None:
+        padded = functional.pad(logits, (0, 1))  # PAD = -1 falls into the last column
+        logits = padded.scatter(1, exclude % padded.shape[1], -torch.inf)[:, :-1]
+    return (*gumbel_topk(logits, k, seed, rows, step), logits.logsumexp(1))
