@@ -132,10 +132,10 @@ def linear_gumbel_topk(
 ) -> LinearDraws:
     """`gumbel_topk` of a linear layer's outputs, which are never in memory.
 
+    Equivalent to `gumbel_topk(F.linear(hidden, weight, bias), k)`, sample for sample up to near-ties, and to
+    `logsumexp` of the same logits. Each block of 64 items is projected in cache and leaves only the sum of its weights;
     the few blocks that win are projected again. Extra memory: 1/32 of the logits' bytes, and as much again with `exclude`
     or `mask`.
-    `logsumexp` of the same logits. Each block of 64 items is projected in cache and leaves only the sum of its weights;
-    the few blocks that win are projected again. Extra memory: 1/32 of the logits' bytes, and as much again with `exclude` or `mask`.
 
     Args:
         hidden: [R, H] float32.
