@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import gumbel_topk, harness, rollout
+from bench import gumbel_topk, harness, rollout, train_epoch
 
 BENCHMARKS: dict[str, Callable[[Sequence[int], bool], list[dict[str, Any]]]] = {
     "gumbel_topk": gumbel_topk.run,
     "rollout": rollout.run,
+    "train_epoch": train_epoch.run,
 }
 
 

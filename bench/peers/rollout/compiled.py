@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bench.peers.rollout import eager
-from bench.peers.rollout.parts import Cell, Played, State
+from bench.peers.rollout.parts import Played, State
 from irecgan_ext.models import Agent, Discriminator, UserModel
 
 
@@ -24,6 +24,6 @@ class Compiled:
         return (self.compiled if len(symbol) > 1 else self.eager)(states, symbol, total)
 
     def rollout(self, *, sessions: int, max_steps: int, completions: int) -> Played:
-        states = [Cell(model.encoder).initial(sessions) for model in self.models]
+        states = [cell.initial(sessions) for cell in eager.make_cells(*self.models)]
         items = self.models[1].encoder.items
         return eager.play(self.step, states, items, sessions, self.slate_size, max_steps, completions)

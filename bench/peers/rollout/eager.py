@@ -14,34 +14,43 @@ from irecgan_ext.models import Agent, Discriminator, UserModel
 Step = Callable[[list[State], Tensor, Tensor], tuple[list[State], Tensor, Tensor, Tensor]]
 
 
-def make_step(user: UserModel, agent: Agent, discriminator: Discriminator, slate_size: int) -> Step:
+def make_step(user: UserModel, agent: Agent, discriminator: Discriminator | None, slate_size: int) -> Step:
     """One step of all running rows. Clicks are embedding rows here: items 0..C-1, END C, BOS C + 1."""
-    items, cells = agent.encoder.items, [Cell(m.encoder) for m in (user, agent, discriminator)]
+    items, cells = agent.encoder.items, make_cells(user, agent, discriminator)
 
     def step(states: list[State], symbol: Tensor, total: Tensor) -> tuple[list[State], Tensor, Tensor, Tensor]:
         states = [cell.step(state, symbol) for cell, state in zip(cells, states)]
-        user_hidden, agent_hidden, judge_hidden = (cell.output(state) for cell, state in zip(cells, states))
-        slate = draw_slate(agent.head(agent_hidden), slate_size)
+        hidden = [cell.output(state) for cell, state in zip(cells, states)]
+        slate = draw_slate(agent.head(hidden[1]), slate_size)
         candidates = add_end(slate, items)
-        symbol = draw_click(user, user_hidden, candidates)
-        return states, slate, symbol, total + step_score(discriminator, judge_hidden, candidates, symbol)
+        symbol = draw_click(user, hidden[0], candidates)
+        if discriminator is not None:
+            total = total + step_score(discriminator, hidden[2], candidates, symbol)
+        return states, slate, symbol, total
 
     return step
+
+
+def make_cells(*models: UserModel | Agent | Discriminator | None) -> list[Cell]:
+    return [Cell(model.encoder) for model in models if model is not None]
 
 
 def rollout(
     user: UserModel,
     agent: Agent,
-    discriminator: Discriminator,
+    discriminator: Discriminator | None,
     *,
     sessions: int,
     slate_size: int,
     max_steps: int,
     completions: int,
 ) -> Played:
-    """R = `sessions` fresh sessions with rewards "survival", N = `completions` per step on which a session goes on."""
+    """R = `sessions` fresh sessions with rewards "survival", N = `completions` per step on which a session goes on.
+
+    Without a discriminator N must be 0, and scores and q mean nothing.
+    """
     step = make_step(user, agent, discriminator, slate_size)
-    states = [Cell(m.encoder).initial(sessions) for m in (user, agent, discriminator)]
+    states = [cell.initial(sessions) for cell in make_cells(user, agent, discriminator)]
     return play(step, states, agent.encoder.items, sessions, slate_size, max_steps, completions)
 
 
