@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -42,7 +43,7 @@ QUICK_SIZE = Size("gru", 32, 64, 1)
 CASES = [
     Case(QUICK_SIZE, "trained", sessions=1024, padded_sessions=128),
     Case(QUICK_SIZE, "random", sessions=1024, padded_sessions=128),
-    Case(Size("lstm", 50, 512, 2), "random", sessions=200, padded_sessions=8),
+    Case(Size("lstm", 50, 512, 2), "random", sessions=200, padded_sessions=4),
     Case(Size("gru", 32, 512, 1, items=40_000), "peaked", sessions=16, padded_sessions=2),
 ]
 QUICK_CASES = [Case(QUICK_SIZE, "trained", sessions=100, padded_sessions=20)]
@@ -62,6 +63,7 @@ def run(threads: Sequence[int], quick: bool) -> list[dict[str, Any]]:
     """Rows of results: per case and number of threads, the op with and without shared states, and its peers."""
     rows = []
     for case in QUICK_CASES if quick else CASES:
+        print(f"rollout: {case.size}, {case.law}", file=sys.stderr, flush=True)
         models = make(case.size, case.law, MEAN_LENGTH, quick)
         candidates = _candidates(case, models)
         for number in threads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -61,10 +62,12 @@ def run(threads: Sequence[int], quick: bool) -> list[dict[str, Any]]:
     for number in threads:
         with harness.thread_count(number):
             for name, (draw, values) in (QUICK_DRAWS if quick else DRAWS).items():
+                print(f"scaling: sampler over {name}", file=sys.stderr, flush=True)
                 for value in values:
                     at = replace(draw, **{name: value})
                     rows += _rows("sampler", name, at, number, _draw_calls(at), seconds)
             for name, (play, values) in (QUICK_PLAYS if quick else PLAYS).items():
+                print(f"scaling: rollout over {name}", file=sys.stderr, flush=True)
                 for value in values:
                     played = replace(play, **{name: value})
                     rows += _rows("rollout", name, played, number, _play_calls(played), seconds)
