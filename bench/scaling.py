@@ -135,6 +135,9 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
             x, y = [row["value"] for row in mine], [row["ms (quartiles)"] for row in mine]
             axis.loglog(x, [ms.median for ms in y], style, label=what, markersize=4)
             axis.fill_between(x, [ms.low for ms in y], [ms.high for ms in y], alpha=0.2)
+        values = list(dict.fromkeys(row["value"] for row in group))
+        axis.set_xticks(values, [f"{value:g}" for value in values])
+        axis.minorticks_off()
         axis.set(xlabel=varied, ylabel="ms", title=f"{op}, {group[0]['others']}")
         axis.grid(alpha=0.3, which="both", linewidth=0.4)
     axes.flat[0].legend()

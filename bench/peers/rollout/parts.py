@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,18 @@ class Played(NamedTuple):
     lengths: Tensor
     scores: Tensor
     q: Tensor
+
+
+def cat(calls: Sequence[Played]) -> Played:
+    """The sessions of several calls."""
+    width = max(played.q.shape[1] for played in calls)
+
+    def widen(x: Tensor, value: int) -> Tensor:
+        missing = width - x.shape[1] if x.dim() > 1 else 0
+        return functional.pad(x, (0, 0) * (x.dim() - 2) + (0, missing), value=value) if missing else x
+
+    fills = (-1, -1, 0, 0, 0, 0)
+    return Played(*(torch.cat([widen(x, fill) for x in parts]) for parts, fill in zip(zip(*calls), fills)))
 
 
 State = list[tuple[Tensor, ...]]  # per layer: (h,) for a GRU, (h, c) for an LSTM, each [n, H]
