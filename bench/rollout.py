@@ -30,7 +30,7 @@ class Case:
 
     Attributes:
         sessions: of the op and the peers that drop finished rows.
-        padded_sessions: of the peers that pad, whose time per session hardly depends on it.
+        padded_sessions: of the peers that pad. Few of them flatter the straightforward one, which stops with its longest.
     """
 
     size: Size
