@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import gumbel_topk, harness, linear_gumbel_topk, rollout
+from bench import gumbel_topk, harness, linear_gumbel_topk, rollout, scaling, train_epoch
 
 BENCHMARKS: dict[str, Callable[[Sequence[int], bool], list[dict[str, Any]]]] = {
     "gumbel_topk": gumbel_topk.run,
     "linear_gumbel_topk": linear_gumbel_topk.run,
     "rollout": rollout.run,
+    "train_epoch": train_epoch.run,
+    "scaling": scaling.run,
 }
 
 
@@ -30,6 +32,8 @@ def main(args: Sequence[str] | None = None) -> int:
     for name in names:
         results[name] = BENCHMARKS[name](options.threads, options.quick)
         print(f"\n{name}\n\n{harness.table(results[name])}", flush=True)
+    if options.plot is not None and "scaling" in results:
+        scaling.plot(results["scaling"], options.plot)
     if options.json is not None:
         command = f"python -m bench {options.name} --threads {','.join(map(str, options.threads))}"
         command += " --quick" * options.quick
@@ -52,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "--threads", type=_threads, default=every, metavar="N,N", help=f"numbers of threads, in turn (default {text})"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write results, machine, versions and commit there")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves of scaling there (PNG)")
     return parser
 
 

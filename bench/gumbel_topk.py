@@ -28,7 +28,7 @@ def run(threads: Sequence[int], quick: bool) -> list[dict[str, Any]]:
     rows = []
     for count, items in QUICK_SIZES if quick else SIZES:
         logits = torch.randn(count, items, generator=torch.Generator().manual_seed(1))
-        samplers: dict[str, Sampler] = {"native": _native, "logits + Gumbel, topk": peers.noise_topk}
+        samplers: dict[str, Sampler] = {"native": native, "logits + Gumbel, topk": peers.noise_topk}
         if items <= peers.MULTINOMIAL_LIMIT:
             samplers["softmax, multinomial"] = peers.multinomial
         for name, sampler in samplers.items():
@@ -41,7 +41,7 @@ def run(threads: Sequence[int], quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def _native(logits: Tensor, k: int) -> Tensor:
+def native(logits: Tensor, k: int) -> Tensor:
     return irecgan_ext.gumbel_topk(logits, k)[1]
 
 

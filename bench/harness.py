@@ -41,6 +41,9 @@ class Spread:
         )
         return Spread(middle, low, high)
 
+    def times(self, factor: float) -> Spread:
+        return Spread(self.median * factor, self.low * factor, self.high * factor)
+
     def __str__(self) -> str:
         if self.low == self.high:
             return _number(self.median)

@@ -1,109 +1,138 @@
-"""How fast is a rollout with q_D, against the same in eager PyTorch?"""
+"""How fast is a rollout with q_D, against the same in PyTorch, eager or compiled, and in JAX?"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench import harness
-from bench.peers import rollout as peer
-from irecgan_ext.models import Agent, Discriminator, UserModel
-from irecgan_ext.models.encoder import Cell
+from bench.models import SLATE, Law, Models, Size, make
+from bench.peers.rollout import compiled, eager, jax_scan, straightforward
+from bench.peers.rollout.parts import Played, cat
 from irecgan_ext.rollout import Rollout, rollout
 
-QUICK_SESSIONS, CHECKED_SESSIONS = 100, 200
-ITEMS, SLATE, COMPLETIONS, CAP = 50, 10, 5, 20
+COMPLETIONS, CAP = 5, 20
 MEAN_LENGTH = 4
-SIGMAS = 4.5  # how far the op's and the peer's means may differ, in standard errors
+SIGMAS = 4.5  # how far the op's and a peer's means may differ, in standard errors
+CHECKED_SESSIONS, LEAST_CHECKED_SESSIONS = 200, 8  # of the op; of a peer, where one call has fewer
 
 
 @dataclass(frozen=True)
-class Size:
-    """Cell, embedding width E, state width H and layers L of the three models, and how many sessions they play."""
+class Case:
+    """Models of a size and law, and how many sessions they play per call.
 
-    cell: Cell
-    embedding: int
-    hidden: int
-    layers: int
+    Attributes:
+        sessions: of the op and the peers that drop finished rows.
+        padded_sessions: of the peers that pad. Few of them flatter the straightforward one, which stops with its longest.
+    """
+
+    size: Size
+    law: Law
     sessions: int
-
-    def __str__(self) -> str:
-        return f"{self.cell.upper()} E={self.embedding} H={self.hidden} L={self.layers}"
-
-    def step_flop(self) -> int:
-        """Floating-point operations of the recurrent matrix products of one model for one symbol."""
-        gates = 4 if self.cell == "lstm" else 3
-        inputs = self.embedding + self.hidden * (self.layers - 1)
-        return 2 * gates * self.hidden * (inputs + self.hidden * self.layers)
+    padded_sessions: int
 
 
-SIZES = [Size("gru", 32, 64, 1, sessions=1000), Size("lstm", 50, 512, 2, sessions=200)]
+QUICK_SIZE = Size("gru", 32, 64, 1)
+CASES = [
+    Case(QUICK_SIZE, "trained", sessions=1024, padded_sessions=128),
+    Case(QUICK_SIZE, "random", sessions=1024, padded_sessions=128),
+    Case(Size("lstm", 50, 512, 2), "random", sessions=200, padded_sessions=4),
+    Case(Size("gru", 32, 512, 1, items=40_000), "peaked", sessions=16, padded_sessions=2),
+]
+QUICK_CASES = [Case(QUICK_SIZE, "trained", sessions=100, padded_sessions=20)]
+
+Play = Callable[[int], Rollout | Played]  # so many sessions
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to play `sessions` sessions."""
+
+    play: Play
+    sessions: int
 
 
 def run(threads: Sequence[int], quick: bool) -> list[dict[str, Any]]:
-    """Rows of results: per model size and number of threads, the op with and without shared states, and its peer."""
+    """Rows of results: per case and number of threads, the op with and without shared states, and its peers."""
     rows = []
-    for size in SIZES[:1] if quick else SIZES:
-        models = make_models(size)
-        sessions = QUICK_SESSIONS if quick else size.sessions
+    for case in QUICK_CASES if quick else CASES:
+        print(f"rollout: {case.size}, {case.law}", file=sys.stderr, flush=True)
+        models = make(case.size, case.law, MEAN_LENGTH, quick)
+        candidates = _candidates(case, models)
         for number in threads:
             with harness.thread_count(number):
                 if number == threads[0]:
-                    check_same(models, min(sessions, CHECKED_SESSIONS))
-                rows += _measure(size, models, sessions, number, quick)
+                    _check(candidates, case)
+                rows += _measure(case, candidates, _workload(models, case.sessions), number, quick)
     return rows
 
 
-Models = tuple[UserModel, Agent, Discriminator]
-
-
-def make_models(size: Size) -> Models:
-    """Random models, END's click logit the constant that ends a session with probability 1 / MEAN_LENGTH among K logits 0."""
-    torch.manual_seed(1)
-    shape = (ITEMS, size.embedding, size.hidden, size.layers, size.cell)
-    user, agent, discriminator = UserModel(*shape), Agent(*shape), Discriminator(*shape)
-    with torch.no_grad():
-        end = user.encoder.embedding.weight[ITEMS]
-        end.zero_()
-        end[0] = math.log(SLATE / (MEAN_LENGTH - 1))
-        user.query.weight[0].zero_()
-        user.query.bias[0] = 1.0
-    return user, agent, discriminator
-
-
-def _native(models: Models, sessions: int, share: bool = True, seed: int | None = None) -> Rollout:
-    return rollout(
-        *models,
-        sessions=sessions,
-        slate_size=SLATE,
-        max_steps=CAP,
-        completions=COMPLETIONS,
-        share=share,
-        seed=seed,
+def _candidates(case: Case, models: Models) -> dict[str, Candidate]:
+    sizes = {"max_steps": CAP, "completions": COMPLETIONS}
+    many, few = case.sessions, case.padded_sessions
+    candidates: dict[str, Candidate] = {
+        "native": Candidate(partial(play_native, models), many),
+        "native, states not shared": Candidate(partial(play_native, models, share=False), many),
+        "eager PyTorch": Candidate(partial(play_eager, models), many),
+    }
+    step = compiled.Compiled(*models, SLATE)
+    try:
+        step.rollout(sessions=many, **sizes)
+    except RuntimeError as error:  # no C++ compiler, no Python headers
+        print(f"peer torch.compile is left out: {str(error).splitlines()[0]}")
+    else:
+        candidates["torch.compile of its step"] = Candidate(lambda n: step.rollout(sessions=n, **sizes), many)
+    candidates["straightforward PyTorch"] = Candidate(
+        lambda n: straightforward.rollout(*models, sessions=n, slate_size=SLATE, **sizes), few
     )
+    problem = jax_scan.unavailable()
+    if problem is None:
+        scan = jax_scan.Scan(*models, SLATE)
+        candidates["JAX jit, scan"] = Candidate(lambda n: scan.rollout(sessions=n, **sizes), few)
+    else:
+        print(f"peer JAX jit, scan is left out: {problem}")
+    return candidates
 
 
-def _eager(models: Models, sessions: int) -> peer.Played:
-    return peer.rollout(*models, sessions=sessions, slate_size=SLATE, max_steps=CAP, completions=COMPLETIONS)
+def play_native(
+    models: Models, sessions: int, share: bool = True, seed: int | None = None, cap: int = CAP, n: int = COMPLETIONS
+) -> Rollout:
+    return rollout(*models, sessions=sessions, slate_size=SLATE, max_steps=cap, completions=n, share=share, seed=seed)
 
 
-def check_same(models: Models, count: int) -> None:
+def play_eager(models: Models, sessions: int, cap: int = CAP, n: int = COMPLETIONS) -> Played:
+    return eager.rollout(*models, sessions=sessions, slate_size=SLATE, max_steps=cap, completions=n)
+
+
+def _check(candidates: dict[str, Candidate], case: Case) -> None:
+    native = candidates["native"].play(CHECKED_SESSIONS)
+    assert isinstance(native, Rollout)
+    for name, candidate in candidates.items():
+        # Fixed shapes are compiled for: the check must not ask for others than the timing.
+        calls = -(-LEAST_CHECKED_SESSIONS // candidate.sessions)
+        played = [candidate.play(candidate.sessions) for _ in range(calls)]
+        if isinstance(played[0], Played):
+            check_same(name, native, cat(played), case.size.items)
+
+
+def check_same(peer: str, native: Rollout, played: Played, items: int) -> None:
     """Raise AssertionError unless op and peer agree in mean reward, length, score and q within statistical error."""
-    native, played = _native(models, count), _eager(models, count)
     sessions = native.trajectories
     if native.q is None or native.scores is None:
         raise AssertionError("native: a rollout with completions must have scores and q")
     for name, slates, lengths in (
         ("native", sessions.slates, sessions.lengths),
-        ("peer", played.slates, played.lengths),
+        (peer, played.slates, played.lengths),
     ):
         ordered = slates[torch.arange(slates.shape[1]) < lengths[:, None]].sort(1).values
-        if not bool((ordered[:, 1:] != ordered[:, :-1]).all() and ordered.min() >= 0 and ordered.max() < ITEMS):
+        if not bool((ordered[:, 1:] != ordered[:, :-1]).all() and ordered.min() >= 0 and ordered.max() < items):
             raise AssertionError(f"{name}: slates must hold distinct items")
     pairs = {
         "reward": (sessions.rewards.sum(1), played.rewards.sum(1)),
@@ -114,9 +143,12 @@ def check_same(models: Models, count: int) -> None:
     }
     for name, (ours, theirs) in pairs.items():
         ours, theirs = ours.double(), theirs.double()
-        error = math.sqrt(float(ours.var() / len(ours) + theirs.var() / len(theirs)))
+        # Of one law, so of one variance: that of few sessions alone would be a poor estimate.
+        squares = float(ours.var(correction=0) * len(ours) + theirs.var(correction=0) * len(theirs))
+        freedom = len(ours) + len(theirs) - 2
+        error = math.sqrt(squares / freedom * (1 / len(ours) + 1 / len(theirs)))
         if abs(float(ours.mean() - theirs.mean())) > SIGMAS * error:
-            raise AssertionError(f"{name}: native {ours.mean():.4f}, peer {theirs.mean():.4f}, error {error:.4f}")
+            raise AssertionError(f"{name}: native {ours.mean():.4f}, {peer} {theirs.mean():.4f}, error {error:.4f}")
 
 
 def _mean_q(q: Tensor, lengths: Tensor) -> Tensor:
@@ -129,30 +161,51 @@ def _early_q(q: Tensor, lengths: Tensor) -> Tensor:
     return q[:, 0][lengths > 1]
 
 
-def _measure(size: Size, models: Models, sessions: int, threads: int, quick: bool) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Workload:
+    """What one call of the op holds: session steps, distinct click histories, and exp of the policy's mean entropy."""
+
+    steps: int
+    distinct: int
+    effective_items: float
+
+
+@torch.inference_mode()
+def _workload(models: Models, sessions: int) -> Workload:
+    played = play_native(models, sessions, seed=1)
+    steps, distinct, _, _ = played.work.tolist()
+    agent, trajectories = models[1], played.trajectories
+    states = agent.encoder(trajectories.inputs())[trajectories.step_mask()]
+    entropy = torch.distributions.Categorical(logits=agent.logits(states)).entropy()
+    return Workload(steps, distinct, math.exp(float(entropy.mean())))
+
+
+def _measure(
+    case: Case, candidates: dict[str, Candidate], workload: Workload, threads: int, quick: bool
+) -> list[dict[str, Any]]:
+    steps, distinct = workload.steps, workload.distinct
     ceiling = harness.gemm_rate(seconds=0.05 if quick else 0.5)
-    calls: dict[str, harness.Work] = {
-        "native": lambda: _native(models, sessions),
-        "native, states not shared": lambda: _native(models, sessions, share=False),
-        "eager PyTorch": lambda: _eager(models, sessions),
-    }
-    steps, distinct, _, _ = _native(models, sessions, seed=1).work.tolist()
-    measured = harness.compare(calls, seconds=0.1 if quick else 5, rounds=3)
+    calls: dict[str, harness.Work] = {name: partial(c.play, c.sessions) for name, c in candidates.items()}
+    measured = harness.compare(calls, seconds=0.1 if quick else 5, rounds=2 if quick else 3)
     rows = []
     for name, m in measured.items():
-        rate = 3 * size.step_flop() * (distinct if name == "native" else steps) / 1e6 / m.ms.median
+        share = case.sessions / candidates[name].sessions
+        per_second = 1e3 * candidates[name].sessions / m.ms.median
+        used = distinct if name == "native" else steps
+        rate = 3 * case.size.step_flop() * used / case.sessions * per_second / 1e9
         rows.append(
             {
-                "models": str(size),
-                "sessions": sessions,
+                "models": f"{case.size}, {case.law}",
+                "effective items": workload.effective_items,
                 "threads": threads,
                 "what": name,
-                "ms (quartiles)": m.ms,
-                "time / native (quartiles)": m.ratio,
-                "sessions/s": 1e3 * sessions / m.ms.median,
-                "steps/s": 1e3 * steps / m.ms.median,
-                "states per step": distinct / steps if name == "native" else 1.0,
-                "recurrent GFLOP/s": rate,
+                "sessions per call": candidates[name].sessions,
+                "ms per call (quartiles)": m.ms,
+                "time per session / native (quartiles)": m.ratio.times(share),
+                "sessions/s": per_second,
+                "steps/s": per_second * steps / case.sessions,
+                "states per step": distinct / steps if name == "native" else None,
+                "useful recurrent GFLOP/s": rate,
                 "share of F.linear": harness.share(rate, ceiling, "GFLOP/s"),
                 "peak extra MB": None if m.extra_mb is None else round(m.extra_mb),
                 "rounds": m.rounds,

@@ -19,21 +19,63 @@ def bench(*args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench", *args]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def test_a_quick_run_checks_measures_and_writes(tmp_path):
-    kept = tmp_path / "result.json"
-    result = bench("gumbel_topk", "--quick", "--threads", "1", "--json", str(kept))
+@pytest.fixture(scope="module")
+def quick_run(tmp_path_factory):
+    """Every question once: standard output, the JSON and where the plot is."""
+    folder = tmp_path_factory.mktemp("bench")
+    kept, drawn = folder / "result.json", folder / "scaling.png"
+    result = bench("all", "--quick", "--threads", "1", "--json", str(kept), "--plot", str(drawn))
     assert result.returncode == 0, result.stderr
-    content = json.loads(kept.read_text())
+    return result.stdout, json.loads(kept.read_text()), drawn
+
+
+def test_a_quick_run_checks_measures_and_writes(quick_run):
+    output, content, _ = quick_run
     rows = content["results"]["gumbel_topk"]
     assert {row["what"] for row in rows} == {"native", "logits + Gumbel, topk", "softmax, multinomial"}
     for row in rows:
         ms = row["ms (quartiles)"]
         assert 0 < ms["low"] <= ms["median"] <= ms["high"]
-        assert row["R x C"] in result.stdout
+        assert row["R x C"] in output
     assert {"machine", "versions", "commit", "command"} <= set(content)
+
+
+def test_every_question_has_rows_of_one_shape_and_is_printed(quick_run):
+    output, content, _ = quick_run
+    for name, rows in content["results"].items():
+        assert rows and f"\n{name}\n" in output
+        assert all(row.keys() == rows[0].keys() for row in rows)
+
+
+def test_rollout_peers_are_measured_or_said_to_be_left_out(quick_run):
+    output, content, _ = quick_run
+    measured = {row["what"] for row in content["results"]["rollout"]}
+    assert measured >= {"native", "native, states not shared", "eager PyTorch", "straightforward PyTorch"}
+    for optional in ("torch.compile", "JAX"):
+        assert any(name.startswith(optional) for name in measured) != (f"peer {optional}" in output)
+
+
+def test_parts_of_an_epoch_add_up(quick_run):
+    _, content, _ = quick_run
+    for rollout in ("native", "eager PyTorch"):
+        rows = [row for row in content["results"]["train_epoch"] if row["rollout"] == rollout]
+        ms = {row["part"]: row["ms (quartiles)"]["median"] for row in rows}
+        whole = ms.pop("whole epoch")
+        assert len(ms) == 5 and min(ms.values()) > 0
+        assert sum(ms.values()) == pytest.approx(whole)  # one round: no medians of several
+
+
+def test_scaling_is_drawn(quick_run):
+    _, content, drawn = quick_run
+    rows = content["results"]["scaling"]
+    assert {(row["op"], row["varied"]) for row in rows} == {
+        *(("sampler", size) for size in "CRk"),
+        *(("rollout", size) for size in "NTH"),
+    }
+    assert drawn.read_bytes().startswith(b"\x89PNG")
 
 
 def test_wrong_arguments_are_named():
