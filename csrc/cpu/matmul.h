@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "runtime.h"
@@ -37,8 +38,8 @@ class PackedLinear {
  private:
   int64_t inner_ = 0;
   int64_t columns_ = 0;
-  std::vector<float> weight_;  // [panels, m, panel width], zeros beyond column n
-  std::vector<float> bias_;    // [panels * panel width]
+  std::unique_ptr<float[]> weight_;  // [panels, m, panel width], zeros beyond column n
+  std::vector<float> bias_;          // [panels * panel width]
 };
 
 }  // namespace irecgan::cpu
