@@ -315,7 +315,11 @@ from irecgan_ext import ops
 from settings import Setting
 logits = 2 * torch.randn(60, 333, generator=torch.Generator().manual_seed(1))
 drawn = [ops.gumbel_topk(x, 9, seed=4)[1].tolist() for x in (logits, logits.double())]
-clicks = [Setting(cell, "binary", layers=2).native(torch.arange(30), 2).clicks.tolist() for cell in ("gru", "lstm")]
+clicks = [
+    Setting(cell, "binary", items, layers=2).native(torch.arange(30), 2).clicks.tolist()
+    for cell in ("gru", "lstm")
+    for items in (7, 13)
+]
 print(json.dumps([ops.build_info()["cpu_capability"], drawn, clicks]))
 """
 

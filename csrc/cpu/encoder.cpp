@@ -7,97 +7,82 @@ namespace {
 
 constexpr int64_t kRowGrain = 16;
 
-// Buffers only grow: a rollout allocates while its batch grows and never again.
-float* reserve(std::vector<float>& buffer, int64_t size) {
-  if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(static_cast<size_t>(size));
-  return buffer.data();
-}
+// Up to this many symbols, their input projections are made once per call. A rule of the sizes alone, so that a row's
+// rounding does not depend on who else is in the batch.
+constexpr int64_t kTableSymbols = 258;
 
 }  // namespace
 
-Encoder::Encoder(const Runtime& runtime, const EncoderWeights& weights, Cell cell, int64_t states)
+Encoder::Encoder(const Runtime& runtime, const EncoderWeights& weights, Cell cell, int64_t items, int64_t states)
     : runtime_(runtime),
       weights_(weights),
       cell_(cell),
       layer_count_(static_cast<int64_t>(weights.layers.size())),
-      gates_(cell == Cell::kGru ? 3 : 4),
+      gate_width_((cell == Cell::kGru ? 3 : 4) * weights.hidden),
       components_(cell == Cell::kGru ? 1 : 2) {
   plane_[0] = states * weights.hidden;
   const int64_t size = components_ * layer_count_ * plane_[0];
   states_[0].assign(weights.initial, weights.initial + size);
-  if (cell == Cell::kGru) return;
+  int64_t width = weights.width;
   for (const LayerWeights& layer : weights.layers) {
-    for (int64_t i = 0; i < gates_ * weights.hidden; ++i) {
-      lstm_bias_.push_back(layer.input_bias[i] + layer.recurrent_bias[i]);
-    }
+    input_.emplace_back(runtime, layer.input, layer.input_bias, width, gate_width_);
+    recurrent_.emplace_back(runtime, layer.recurrent, layer.recurrent_bias, weights.hidden, gate_width_);
+    width = weights.hidden;
   }
+  const int64_t symbols = items + 2;
+  if (symbols > kTableSymbols) return;
+  table_.resize(static_cast<size_t>(symbols * gate_width_));
+  input_[0].apply(runtime, weights.embedding, nullptr, symbols, table_.data());
 }
 
-void Encoder::step(const std::vector<Node>& nodes) {
-  const auto count = static_cast<int64_t>(nodes.size());
+void Encoder::step(const Histories& histories, std::vector<float> scratch[2]) {
+  const auto count = static_cast<int64_t>(histories.nodes.size());
+  const auto parents = static_cast<int64_t>(histories.parents.size());
   const int next = 1 - current_;
   plane_[next] = count * weights_.hidden;
   reserve(states_[next], components_ * layer_count_ * plane_[next]);
-  gather(nodes);
-  const float* input = symbols_.data();
-  int64_t width = weights_.width;
+  reserve(symbols_, count);
+  for (int64_t i = 0; i < count; ++i) {
+    symbols_[static_cast<size_t>(i)] = histories.nodes[static_cast<size_t>(i)].symbol;
+  }
+  float* recurrent = reserve(scratch[0], parents * gate_width_);
   for (int64_t layer = 0; layer < layer_count_; ++layer) {
-    step_layer(layer, count, input, width);
-    input = rows(next, 0, layer);
-    width = weights_.hidden;
+    recurrent_[static_cast<size_t>(layer)].apply(runtime_, rows(current_, 0, layer), histories.parents.data(), parents,
+                                                 recurrent);
+    step_rows(layer, histories, project_inputs(layer, count, scratch[1]), recurrent);
   }
   current_ = next;
 }
 
-void Encoder::gather(const std::vector<Node>& nodes) {
-  const int64_t width = weights_.width;
-  float* to = reserve(symbols_, static_cast<int64_t>(nodes.size()) * width);
-  parents_.resize(nodes.size());
-  for (size_t i = 0; i < nodes.size(); ++i) {
-    parents_[i] = nodes[i].parent;
-    std::copy_n(weights_.embedding + nodes[i].symbol * width, width, to + static_cast<int64_t>(i) * width);
+Encoder::Inputs Encoder::project_inputs(int64_t layer, int64_t nodes, std::vector<float>& scratch) {
+  if (layer == 0 && !table_.empty()) return {table_.data(), symbols_.data()};
+  float* to = reserve(scratch, nodes * gate_width_);
+  if (layer == 0) {
+    input_[0].apply(runtime_, weights_.embedding, symbols_.data(), nodes, to);
+  } else {
+    input_[static_cast<size_t>(layer)].apply(runtime_, rows(1 - current_, 0, layer - 1), nullptr, nodes, to);
   }
+  return {to, nullptr};
 }
 
-void Encoder::step_layer(int64_t layer, int64_t nodes, const float* input, int64_t width) {
-  const int64_t hidden = weights_.hidden;
-  const int64_t gate_width = gates_ * hidden;
-  const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
-  const int next = 1 - current_;
-  float* previous = reserve(previous_, nodes * hidden);
-  float* cell_rows = cell_ == Cell::kLstm ? reserve(cell_rows_, nodes * hidden) : nullptr;
-  const float* from = rows(current_, 0, layer);
-  const float* from_cell = cell_ == Cell::kLstm ? rows(current_, 1, layer) : nullptr;
-  runtime_.parallel_for(nodes, kRowGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      std::copy_n(from + parents_[static_cast<size_t>(i)] * hidden, hidden, previous + i * hidden);
-      if (cell_rows != nullptr)
-        std::copy_n(from_cell + parents_[static_cast<size_t>(i)] * hidden, hidden, cell_rows + i * hidden);
-    }
-  });
-
-  float* projected = reserve(projected_, nodes * gate_width);
+void Encoder::step_rows(int64_t layer, const Histories& histories, Inputs inputs, const float* recurrent) {
   const Kernels& kernel = kernels();
-  float* to = rows(next, 0, layer);
-  if (cell_ == Cell::kGru) {
-    float* recurrent = reserve(recurrent_, nodes * gate_width);
-    runtime_.linear(projected, input, w.input, w.input_bias, nodes, width, gate_width);
-    runtime_.linear(recurrent, previous, w.recurrent, w.recurrent_bias, nodes, hidden, gate_width);
-    runtime_.parallel_for(nodes, kRowGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        kernel.gru_row(projected + i * gate_width, recurrent + i * gate_width, previous + i * hidden, to + i * hidden,
-                       hidden);
-      }
-    });
-    return;
-  }
-  float* to_cell = rows(next, 1, layer);
-  runtime_.linear(projected, input, w.input, lstm_bias_.data() + layer * gate_width, nodes, width, gate_width);
-  runtime_.linear(projected, previous, w.recurrent, nullptr, nodes, hidden, gate_width);
-  runtime_.parallel_for(nodes, kRowGrain, [&](int64_t begin, int64_t end) {
+  const int64_t hidden = weights_.hidden;
+  const bool lstm = cell_ == Cell::kLstm;
+  const float* from = rows(current_, lstm ? 1 : 0, layer);  // c or h
+  float* to = rows(1 - current_, 0, layer);
+  float* to_cell = lstm ? rows(1 - current_, 1, layer) : nullptr;
+  runtime_.parallel_for(static_cast<int64_t>(histories.nodes.size()), kRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      kernel.lstm_row(projected + i * gate_width, cell_rows + i * hidden, to + i * hidden, to_cell + i * hidden,
-                      hidden);
+      const Node& node = histories.nodes[static_cast<size_t>(i)];
+      const float* x = inputs.data + (inputs.index == nullptr ? i : inputs.index[i]) * gate_width_;
+      const float* h = recurrent + node.slot * gate_width_;
+      const float* previous = from + node.parent * hidden;
+      if (lstm) {
+        kernel.lstm_row(x, h, previous, to + i * hidden, to_cell + i * hidden, hidden);
+      } else {
+        kernel.gru_row(x, h, previous, to + i * hidden, hidden);
+      }
     }
   });
 }

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "matmul.h"
 #include "rollout.h"
 
 namespace irecgan::cpu {
@@ -11,14 +12,21 @@ namespace irecgan::cpu {
 struct Node {
   int64_t parent;  // row of the previous states
   int64_t symbol;  // row of the embedding
+  int64_t slot;    // of the parent in Histories::parents
+};
+
+// The click histories of one step.
+struct Histories {
+  std::vector<Node> nodes;
+  std::vector<int64_t> parents;  // rows of the previous states that go on; a parent's children share its products
 };
 
 class Encoder {
  public:
-  Encoder(const Runtime& runtime, const EncoderWeights& weights, Cell cell, int64_t states);
+  Encoder(const Runtime& runtime, const EncoderWeights& weights, Cell cell, int64_t items, int64_t states);
 
-  // Replaces the states by those of `nodes`.
-  void step(const std::vector<Node>& nodes);
+  // Replaces the states by those of the histories. scratch: work space that all models may share.
+  void step(const Histories& histories, std::vector<float> scratch[2]);
 
   int64_t hidden() const { return weights_.hidden; }
 
@@ -26,27 +34,30 @@ class Encoder {
   const float* output() const { return states_[current_].data() + (layer_count_ - 1) * plane_[current_]; }
 
  private:
+  // Where the input projections of a layer lie: row index[i] (i where null) of data belongs to node i.
+  struct Inputs {
+    const float* data;
+    const int64_t* index;
+  };
+
   // Rows of layer `l`'s component `z` (0: h, 1: c) in buffer `b`.
   float* rows(int b, int64_t z, int64_t l) { return states_[b].data() + (z * layer_count_ + l) * plane_[b]; }
-  void gather(const std::vector<Node>& nodes);
-  void step_layer(int64_t layer, int64_t nodes, const float* input, int64_t width);
+  Inputs project_inputs(int64_t layer, int64_t nodes, std::vector<float>& scratch);
+  void step_rows(int64_t layer, const Histories& histories, Inputs inputs, const float* recurrent);
 
   const Runtime& runtime_;
   const EncoderWeights& weights_;
   const Cell cell_;
   const int64_t layer_count_;
-  const int64_t gates_;       // 3 or 4
+  const int64_t gate_width_;  // G H
   const int64_t components_;  // Z
   int current_ = 0;
-  std::vector<float> states_[2];  // [Z, L, nodes, H]: this step's and the previous one's
-  int64_t plane_[2] = {0, 0};     // nodes * H of each buffer
-  std::vector<float> symbols_;    // [nodes, E]
-  std::vector<float> previous_;   // [nodes, H] gathered h of one layer
-  std::vector<float> cell_rows_;  // [nodes, H] gathered c of one layer
-  std::vector<float> projected_;  // [nodes, G H]
-  std::vector<float> recurrent_;  // [nodes, 3 H], GRU only
-  std::vector<float> lstm_bias_;  // [L, 4 H], both biases summed
-  std::vector<int64_t> parents_;
+  std::vector<PackedLinear> input_;      // [L]
+  std::vector<PackedLinear> recurrent_;  // [L]
+  std::vector<float> table_;             // [C + 2, G H] input projections of layer 0 by symbol; empty if C is large
+  std::vector<float> states_[2];         // [Z, L, nodes, H]: this step's and the previous one's
+  int64_t plane_[2] = {0, 0};            // nodes * H of each buffer
+  std::vector<int64_t> symbols_;         // [nodes]
 };
 
 }  // namespace irecgan::cpu

@@ -56,8 +56,29 @@ struct Projection {
   const uint64_t* excluded;  // [R, block_count(C)] bit i: item 64 * block + i is not drawn; or null
 };
 
+// What a click and D's score need of one session's state where the catalogue is small: every candidate's logit.
+struct ScoredSlate {
+  const float* logits;   // [C + 1], END's the last
+  const int64_t* slate;  // [K]
+  int64_t slate_size;    // K
+  int64_t end;           // C
+  float* weights;        // [K + 1] scratch
+};
+
+// A product with a weight matrix of `columns` rows that was packed in panels of Kernels::panel.
+struct PackedProduct {
+  const float* a;        // [.., inner]
+  const int64_t* index;  // row of `a` behind each row of the product; null: the same
+  int64_t inner;
+  int64_t columns;
+  const float* weight;  // [panels, inner, panel]
+  const float* bias;    // [panels * panel]
+  float* out;           // [rows, columns]
+};
+
 struct Kernels {
   const char* name;
+  int64_t panel;  // columns of a panel of a packed weight matrix
 
   void (*block_stats_f32)(const float* logits, int64_t items, BlockStats<float> stats);
   void (*block_stats_f64)(const double* logits, int64_t items, BlockStats<double> stats);
@@ -84,10 +105,14 @@ struct Kernels {
                             BlockStats<float> stats, const Stream& stream, RaceScratch scratch, float* values,
                             int64_t* indices);
 
+  // Rows begin..end - 1 of the product.
+  void (*packed_linear)(const PackedProduct& product, int64_t begin, int64_t end);
+
   // gates [3H]: input projections (r, z, n); recurrent [3H]; state, next [H].
   void (*gru_row)(const float* gates, const float* recurrent, const float* state, float* next, int64_t hidden);
-  // gates [4H] (i, f, g, o), both projections summed; cell, next_cell, next [H].
-  void (*lstm_row)(const float* gates, const float* cell, float* next, float* next_cell, int64_t hidden);
+  // gates [4H] (i, f, g, o): input projections; recurrent [4H]; cell, next_cell, next [H].
+  void (*lstm_row)(const float* gates, const float* recurrent, const float* cell, float* next, float* next_cell,
+                   int64_t hidden);
 
   // Index of the clicked candidate, 0..K-1 or K for END, by inverse CDF in slate order with uniform u; kNotANumber if a
   // logit is NaN or infinite.
@@ -95,6 +120,9 @@ struct Kernels {
   // D's step score without the reward factor: (sum_j softmax_j(query . e_j / temperature) e_j) . e_clicked. mean [E]
   // scratch.
   float (*step_score)(const ClickInputs& inputs, int64_t clicked_row, float temperature, float* mean);
+  // The same two with the logits given; matches [C + 1]: every candidate's e_j . e_clicked.
+  int64_t (*click_scored)(const ScoredSlate& inputs, double u);
+  float (*step_score_scored)(const ScoredSlate& inputs, const float* matches, float temperature);
   float (*dot)(const float* a, const float* b, int64_t n);
 };
 

@@ -3,6 +3,7 @@
 #include "../math/lstm_cell.h"
 #include "gumbel_topk.h"
 #include "kernels.h"
+#include "packed_linear.h"
 #include "projection.h"
 #include "small_race.h"
 
@@ -17,10 +18,13 @@ void gru_row(const float* gates, const float* recurrent, const float* state, flo
   }
 }
 
-void lstm_row(const float* gates, const float* cell, float* next, float* next_cell, int64_t hidden) {
+void lstm_row(const float* gates, const float* recurrent, const float* cell, float* next, float* next_cell,
+              int64_t hidden) {
 #pragma omp simd
   for (int64_t i = 0; i < hidden; ++i) {
-    const LstmUnit unit = lstm_unit(gates[i], gates[hidden + i], gates[2 * hidden + i], gates[3 * hidden + i], cell[i]);
+    const LstmUnit unit = lstm_unit(gates[i] + recurrent[i], gates[hidden + i] + recurrent[hidden + i],
+                                    gates[2 * hidden + i] + recurrent[2 * hidden + i],
+                                    gates[3 * hidden + i] + recurrent[3 * hidden + i], cell[i]);
     next[i] = unit.h;
     next_cell[i] = unit.c;
   }
@@ -46,19 +50,48 @@ void candidate_weights(const ClickInputs& in, float inverse_temperature) {
   for (int64_t j = 0; j <= in.slate_size; ++j) in.weights[j] = exp_fast(in.weights[j] - max);
 }
 
-int64_t click(const ClickInputs& in, double u) {
-  candidate_weights(in, 1.0f);
-  const double total = sum_of(in.weights, in.slate_size + 1);
+void candidate_weights(const ScoredSlate& in, float inverse_temperature) {
+  const int64_t k = in.slate_size;
+  for (int64_t j = 0; j < k; ++j) in.weights[j] = in.logits[in.slate[j]] * inverse_temperature;
+  in.weights[k] = in.logits[in.end] * inverse_temperature;
+  const float max = max_of(in.weights, k + 1);
+#pragma omp simd
+  for (int64_t j = 0; j <= k; ++j) in.weights[j] = exp_fast(in.weights[j] - max);
+}
+
+int64_t pick_candidate(const float* weights, int64_t slate_size, double u) {
+  const double total = sum_of(weights, slate_size + 1);
   if (!(total < kInfinity)) return kNotANumber;
   const double target = u * total;
   double cumulated = 0;
-  int64_t last = in.slate_size;
-  for (int64_t j = 0; j <= in.slate_size; ++j) {
-    cumulated += in.weights[j];
+  int64_t last = slate_size;
+  for (int64_t j = 0; j <= slate_size; ++j) {
+    cumulated += weights[j];
     if (cumulated > target) return j;
-    if (in.weights[j] > 0) last = j;
+    if (weights[j] > 0) last = j;
   }
   return last;
+}
+
+int64_t click(const ClickInputs& in, double u) {
+  candidate_weights(in, 1.0f);
+  return pick_candidate(in.weights, in.slate_size, u);
+}
+
+int64_t click_scored(const ScoredSlate& in, double u) {
+  candidate_weights(in, 1.0f);
+  return pick_candidate(in.weights, in.slate_size, u);
+}
+
+float step_score_scored(const ScoredSlate& in, const float* matches, float temperature) {
+  candidate_weights(in, 1.0f / temperature);
+  float total = in.weights[in.slate_size];
+  float score = total * matches[in.end];
+  for (int64_t j = 0; j < in.slate_size; ++j) {
+    total += in.weights[j];
+    score += in.weights[j] * matches[in.slate[j]];
+  }
+  return score / total;
 }
 
 float step_score(const ClickInputs& in, int64_t clicked_row, float temperature, float* mean) {
@@ -102,6 +135,7 @@ int64_t race_f64(const double* logits, int64_t items, int64_t k, BlockStats<doub
 extern const Kernels IRECGAN_TABLE(IRECGAN_ISA);
 const Kernels IRECGAN_TABLE(IRECGAN_ISA){
     IRECGAN_NAME(IRECGAN_ISA),
+    kPanel,
     block_stats_f32,
     block_stats_f64,
     race_f32,
@@ -109,10 +143,13 @@ const Kernels IRECGAN_TABLE(IRECGAN_ISA){
     small_races,
     project_block,
     projected_race,
+    packed_linear,
     gru_row,
     lstm_row,
     click,
     step_score,
+    click_scored,
+    step_score_scored,
     dot,
 };
 

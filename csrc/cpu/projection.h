@@ -3,24 +3,10 @@
 
 #include "block.h"
 #include "gumbel_topk.h"
+#include "packed_linear.h"
 
 namespace irecgan::cpu {
 namespace {
-
-#if defined(__AVX512F__)
-constexpr int64_t kVectorBytes = 64;
-constexpr int64_t kTileVectors = 4;  // 6 x 4 accumulators, 4 of weights and a broadcast: 29 of 32 registers
-#elif defined(__AVX2__)
-constexpr int64_t kVectorBytes = 32;
-constexpr int64_t kTileVectors = 2;  // 12 + 2 + 1 of 16
-#else
-constexpr int64_t kVectorBytes = 16;
-constexpr int64_t kTileVectors = 2;
-#endif
-constexpr int64_t kTileRows = 6;
-constexpr int64_t kVector = kVectorBytes / static_cast<int64_t>(sizeof(float));
-constexpr int64_t kTileItems = kVector * kTileVectors;
-typedef float Vector __attribute__((vector_size(kVectorBytes)));
 
 #if defined(__AVX512F__)
 // to[h * kBlock + i] = from[i * stride + h] for a square of 16 x 16.
@@ -87,58 +73,15 @@ inline void pack_panel(const Projection& p, int64_t block, float* panel) {
   }
 }
 
-// tile [ROWS, kBlock] += rows of hidden [.., H] times kTileItems columns of a panel. Each logit is one running sum over
-// h, so that it does not depend on how rows are grouped.
-// Not inlined: it needs every vector register for itself.
-template <int64_t ROWS>
-__attribute__((noinline)) void multiply(const float* hidden, int64_t width, const float* panel, float* tile) {
-  Vector sums[ROWS][kTileVectors];
-#pragma GCC unroll 8
-  for (int64_t r = 0; r < ROWS; ++r) {
-#pragma GCC unroll 8
-    for (int64_t v = 0; v < kTileVectors; ++v) sums[r][v] = Vector{};
-  }
-  for (int64_t h = 0; h < width; ++h) {
-    Vector weights[kTileVectors];
-#pragma GCC unroll 8
-    for (int64_t v = 0; v < kTileVectors; ++v) {
-      std::memcpy(&weights[v], panel + h * kBlock + v * kVector, sizeof(Vector));
-    }
-#pragma GCC unroll 8
-    for (int64_t r = 0; r < ROWS; ++r) {
-      const float x = hidden[r * width + h];
-#pragma GCC unroll 8
-      for (int64_t v = 0; v < kTileVectors; ++v) sums[r][v] += weights[v] * x;
-    }
-  }
-#pragma GCC unroll 8
-  for (int64_t r = 0; r < ROWS; ++r) {
-#pragma GCC unroll 8
-    for (int64_t v = 0; v < kTileVectors; ++v)
-      std::memcpy(tile + r * kBlock + v * kVector, &sums[r][v], sizeof(Vector));
-  }
-}
-
-inline void multiply_block(const float* hidden, int64_t rows, int64_t width, const float* panel, float* tile) {
-  for (int64_t first = 0; first < kBlock; first += kTileItems) {
-    const float* from = panel + first;
-    float* to = tile + first;
-    if (rows == kTileRows) {
-      multiply<kTileRows>(hidden, width, from, to);
-      continue;
-    }
-    for (int64_t r = 0; r < rows; ++r) multiply<1>(hidden + r * width, width, from, to + r * kBlock);
-  }
-}
-
-// Turns products into logits: bias, absent items, items that are not to be drawn.
-inline void finish_logits(const Projection& p, int64_t row, int64_t block, float* logits) {
+// Logits that the items of a block begin with: their biases, -inf for absent ones.
+inline void block_bias(const Projection& p, int64_t block, float* bias) {
   const int64_t first = block * kBlock;
   const int64_t present = first + kBlock <= p.items ? kBlock : p.items - first;
-  if (p.bias != nullptr) {
-    for (int64_t i = 0; i < present; ++i) logits[i] += p.bias[first + i];
-  }
-  for (int64_t i = present; i < kBlock; ++i) logits[i] = -kInfinity;
+  for (int64_t i = 0; i < present; ++i) bias[i] = p.bias == nullptr ? 0.0f : p.bias[first + i];
+  for (int64_t i = present; i < kBlock; ++i) bias[i] = -kInfinity;
+}
+
+inline void exclude_items(const Projection& p, int64_t row, int64_t block, float* logits) {
   if (p.excluded == nullptr) return;
   for (uint64_t rest = p.excluded[row * block_count(p.items) + block]; rest != 0; rest &= rest - 1) {
     logits[__builtin_ctzll(rest)] = -kInfinity;
@@ -147,18 +90,25 @@ inline void finish_logits(const Projection& p, int64_t row, int64_t block, float
 
 inline void project_block(const Projection& p, const float* hidden, int64_t begin, int64_t end, int64_t block,
                           BlockStats<float> stats, float* panel) {
+  static_assert(kBlock % kPanel == 0);
   const int64_t blocks = block_count(p.items);
   pack_panel(p, block, panel);
-  float tile[kTileRows * kBlock];
+  float bias[kBlock];
+  block_bias(p, block, bias);
+  float logits[kTileRows * kBlock];
   for (int64_t first = begin; first < end; first += kTileRows) {
     const int64_t count = first + kTileRows <= end ? kTileRows : end - first;
-    multiply_block(hidden + first * p.width, count, p.width, panel, tile);
+    const float* rows[kTileRows];
+    for (int64_t r = 0; r < count; ++r) rows[r] = hidden + (first + r) * p.width;
+    for (int64_t i = 0; i < kBlock; i += kPanel) {
+      tile_of<kBlock>(count, rows, p.width, panel + i, bias + i, logits + i, kBlock);
+    }
     for (int64_t r = 0; r < count; ++r) {
-      float* logits = tile + r * kBlock;
-      finish_logits(p, first + r, block, logits);
-      const float shift = shift_of(max_of(logits, kBlock));
+      float* row = logits + r * kBlock;
+      exclude_items(p, first + r, block, row);
+      const float shift = shift_of(max_of(row, kBlock));
       stats.shift[(first + r) * blocks + block] = shift;
-      stats.sum[(first + r) * blocks + block] = block_sum(logits, shift);
+      stats.sum[(first + r) * blocks + block] = block_sum(row, shift);
     }
   }
 }
@@ -173,6 +123,7 @@ struct ProjectedRow {
   void read(int64_t index, float* left) const {
     const int64_t first = index * kBlock;
     const int64_t n = first + kBlock <= projection.items ? kBlock : projection.items - first;
+    block_bias(projection, index, left);
     constexpr int64_t kWide = kLanes<float>;
     const int64_t whole = projection.width / kWide * kWide;
     for (int64_t i = 0; i < n; ++i) {
@@ -184,9 +135,9 @@ struct ProjectedRow {
       }
       float sum = fold(lanes);
       for (int64_t h = whole; h < projection.width; ++h) sum += weights[h] * hidden[h];
-      left[i] = sum;
+      left[i] += sum;
     }
-    finish_logits(projection, row, index, left);
+    exclude_items(projection, row, index, left);
   }
 };
 

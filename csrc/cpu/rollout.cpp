@@ -9,13 +9,15 @@
 
 #include "../math/race.h"
 #include "encoder.h"
+#include "race_buffers.h"
+#include "scoring.h"
 
 namespace irecgan::cpu {
 namespace {
 
-constexpr float kTemperature = 0.1f;        // of D's favourite item
 constexpr int64_t kLogitsBudget = 1 << 22;  // floats of agent logits held at a time (16 MiB)
 constexpr int64_t kSessionGrain = 8;
+constexpr int64_t kPackedItems = 1024;  // a larger head is left to the runtime's product, which packs as it goes
 
 enum class Fault { kNone, kAgent, kUser, kDiscriminator };
 
@@ -42,17 +44,21 @@ class Rollout {
 
  private:
   void find_nodes();
+  void find_parents();
   void group_by_node();
   void project_queries();
   void play_step();
   void play_chunk(int64_t first_node, int64_t last_node);
-  void play_session(int64_t session, const float* logits, BlockStats<float> stats, RaceScratch scratch, float* values,
-                    float* weights, float* mean);
+  BlockStats<float> stats_of(int64_t node);
+  Stream stream(const Session& s) const;
+  void draw_slate(int64_t session, int64_t first_node, RaceBuffers& buffers, float* values);
+  void draw_small_slates(const int64_t* sessions, int64_t count, int64_t first_node, RaceBuffers& buffers,
+                         float* values);
+  void play_session(int64_t session, float* weights, float* mean);
   void fail(int64_t session, Fault fault);
   void record(const Session& s);
   void advance();
   void finish(const Session& s, bool censored);
-  void project(std::vector<float>& to, const Encoder& encoder, const LinearWeights& linear, int64_t width);
 
   bool is_root(const Session& s) const { return s.spawn == 0; }
   int64_t column(const Session& s) const { return static_cast<int64_t>(s.step) - rows_.steps[s.root]; }
@@ -66,15 +72,22 @@ class Rollout {
   Encoder user_;
   Encoder agent_;
   std::optional<Encoder> discriminator_;
+  CandidateScorer clicks_;
+  std::optional<CandidateScorer> favourites_;
+  PackedLinear reward_query_;  // empty unless rewards are binary
+  PackedLinear head_;          // empty unless the catalogue is small
   std::vector<Session> sessions_;
   std::vector<Session> next_;
-  std::vector<Node> nodes_;
+  Histories histories_;
+  std::vector<Node>& nodes_ = histories_.nodes;
   std::vector<int64_t> table_;          // hash table of find_nodes: node or -1
+  std::vector<int64_t> slots_;          // of the previous step's nodes among the parents, or -1
   std::vector<int64_t> order_;          // sessions sorted by node
   std::vector<int64_t> first_of_node_;  // [nodes + 1] ranges of order_
   std::vector<int64_t> slates_;         // [sessions, K]
   std::vector<double> q_sums_;          // [R, W]
-  std::vector<float> logits_, block_max_, block_sum_, click_queries_, reward_queries_, favourite_queries_;
+  std::vector<float> logits_, block_shift_, block_sum_, reward_queries_;
+  std::vector<float> scratch_[2];  // of the encoders
   std::atomic<int64_t> bad_session_{-1};
 };
 
@@ -85,10 +98,20 @@ Rollout::Rollout(const Runtime& runtime, const RolloutModels& models, const Roll
       rows_(rows),
       options_(options),
       out_(out),
-      user_(runtime, models.user, models.cell, models.states),
-      agent_(runtime, models.agent, models.cell, models.states),
+      user_(runtime, models.user, models.cell, models.items, models.states),
+      agent_(runtime, models.agent, models.cell, models.items, models.states),
+      clicks_(runtime, models.user, models.click_query, models.items, false),
       q_sums_(static_cast<size_t>(rows.count * options.max_steps), 0.0) {
-  if (models.has_discriminator) discriminator_.emplace(runtime, models.discriminator, models.cell, models.states);
+  if (models.has_discriminator) {
+    discriminator_.emplace(runtime, models.discriminator, models.cell, models.items, models.states);
+    favourites_.emplace(runtime, models.discriminator, models.favourite_query, models.items, true);
+  }
+  if (models.binary_reward) {
+    reward_query_ = PackedLinear(runtime, models.reward_query.weight, models.reward_query.bias, models.user.hidden,
+                                 models.user.width);
+  }
+  if (models.items <= kPackedItems)
+    head_ = PackedLinear(runtime, models.head.weight, models.head.bias, models.agent.hidden, models.items);
   for (int64_t r = 0; r < rows.count; ++r) {
     const int64_t symbol = rows.symbols[r] == kBos ? models.items + 1 : rows.symbols[r];
     sessions_.push_back(Session{r, static_cast<uint32_t>(rows.steps[r]), 0, 0, rows.state_index[r], symbol, 0,
@@ -100,9 +123,10 @@ void Rollout::run() {
   while (!sessions_.empty()) {
     find_nodes();
     group_by_node();
-    user_.step(nodes_);
-    agent_.step(nodes_);
-    if (discriminator_) discriminator_->step(nodes_);
+    find_parents();
+    user_.step(histories_, scratch_);
+    agent_.step(histories_, scratch_);
+    if (discriminator_) discriminator_->step(histories_, scratch_);
     project_queries();
     play_step();
     out_.work[0] += static_cast<int64_t>(sessions_.size());
@@ -123,7 +147,7 @@ void Rollout::find_nodes() {
   for (Session& s : sessions_) {
     if (!options_.share) {
       s.node = static_cast<int64_t>(nodes_.size());
-      nodes_.push_back(Node{s.parent, s.symbol});
+      nodes_.push_back(Node{s.parent, s.symbol, 0});
       continue;
     }
     const uint64_t key = (static_cast<uint64_t>(s.parent) * 0x9E3779B97F4A7C15u) ^
@@ -136,7 +160,7 @@ void Rollout::find_nodes() {
     }
     if (table_[slot] < 0) {
       table_[slot] = static_cast<int64_t>(nodes_.size());
-      nodes_.push_back(Node{s.parent, s.symbol});
+      nodes_.push_back(Node{s.parent, s.symbol, 0});
     }
     s.node = table_[slot];
   }
@@ -153,17 +177,29 @@ void Rollout::group_by_node() {
     order_[static_cast<size_t>(at[static_cast<size_t>(sessions_[i].node)]++)] = static_cast<int64_t>(i);
 }
 
-void Rollout::project(std::vector<float>& to, const Encoder& encoder, const LinearWeights& linear, int64_t width) {
-  const auto nodes = static_cast<int64_t>(nodes_.size());
-  if (static_cast<int64_t>(to.size()) < nodes * width) to.resize(static_cast<size_t>(nodes * width));
-  runtime_.linear(to.data(), encoder.output(), linear.weight, linear.bias, nodes, encoder.hidden(), width);
+// Distinct parents: the products of a state with the recurrent weights serve all its children.
+void Rollout::find_parents() {
+  std::vector<int64_t>& parents = histories_.parents;
+  parents.clear();
+  int64_t last = -1;
+  for (const Node& node : nodes_) last = std::max(last, node.parent);
+  slots_.assign(static_cast<size_t>(last + 1), -1);
+  for (Node& node : nodes_) {
+    int64_t& slot = slots_[static_cast<size_t>(node.parent)];
+    if (slot < 0 || !options_.share) {
+      slot = static_cast<int64_t>(parents.size());
+      parents.push_back(node.parent);
+    }
+    node.slot = slot;
+  }
 }
 
 void Rollout::project_queries() {
-  project(click_queries_, user_, models_.click_query, models_.user.width);
-  if (models_.binary_reward) project(reward_queries_, user_, models_.reward_query, models_.user.width);
-  if (discriminator_)
-    project(favourite_queries_, *discriminator_, models_.favourite_query, models_.discriminator.width);
+  const auto nodes = static_cast<int64_t>(nodes_.size());
+  clicks_.project(user_.output(), nodes);
+  if (!reward_query_.empty())
+    reward_query_.apply(runtime_, user_.output(), nullptr, nodes, reserve(reward_queries_, nodes * models_.user.width));
+  if (favourites_) favourites_->project(discriminator_->output(), nodes);
 }
 
 // Agent logits are made for a chunk of nodes at a time, and every session of the chunk plays from them.
@@ -186,52 +222,95 @@ void Rollout::play_chunk(int64_t first_node, int64_t last_node) {
   const int64_t items = models_.items;
   const int64_t blocks = block_count(items);
   const int64_t count = last_node - first_node;
-  logits_.resize(std::max(logits_.size(), static_cast<size_t>(count * items)));
-  block_max_.resize(std::max(block_max_.size(), static_cast<size_t>(count * blocks)));
-  block_sum_.resize(std::max(block_sum_.size(), static_cast<size_t>(count * blocks)));
-  runtime_.linear(logits_.data(), agent_.output() + first_node * models_.agent.hidden, models_.head.weight,
-                  models_.head.bias, count, models_.agent.hidden, items);
-  runtime_.parallel_for(count, 1 + 4096 / items, [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) {
-      kernel_.block_stats_f32(logits_.data() + n * items, items,
-                              {block_max_.data() + n * blocks, block_sum_.data() + n * blocks});
-    }
+  reserve(logits_, count * items);
+  reserve(block_shift_, count * blocks);
+  reserve(block_sum_, count * blocks);
+  const float* states = agent_.output() + first_node * models_.agent.hidden;
+  if (head_.empty()) {
+    runtime_.linear(logits_.data(), states, models_.head.weight, models_.head.bias, count, models_.agent.hidden, items);
+  } else {
+    head_.apply(runtime_, states, nullptr, count, logits_.data());
+  }
+  const bool small = items <= kBlock;
+  runtime_.parallel_for(small ? 0 : count, 1 + 4096 / items, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) kernel_.block_stats_f32(logits_.data() + n * items, items, stats_of(n));
   });
   const int64_t first = first_of_node_[static_cast<size_t>(first_node)];
   const int64_t last = first_of_node_[static_cast<size_t>(last_node)];
   runtime_.parallel_for(last - first, kSessionGrain, [&](int64_t begin, int64_t end) {
     const int64_t k = options_.slate_size;
-    std::vector<float> bounds(static_cast<size_t>(blocks)), uniforms(static_cast<size_t>(blocks)),
-        smallest(static_cast<size_t>(k)), values(static_cast<size_t>(k)), weights(static_cast<size_t>(k + 1));
-    std::vector<float> mean(static_cast<size_t>(models_.discriminator.width));
-    std::vector<Arrival> arrivals(static_cast<size_t>(k));
-    for (int64_t i = first + begin; i < first + end; ++i) {
-      const int64_t session = order_[static_cast<size_t>(i)];
-      const int64_t n = sessions_[static_cast<size_t>(session)].node - first_node;
-      play_session(session, logits_.data() + n * items,
-                   {block_max_.data() + n * blocks, block_sum_.data() + n * blocks},
-                   {bounds.data(), uniforms.data(), smallest.data(), arrivals.data()}, values.data(), weights.data(),
-                   mean.data());
+    std::vector<float> values(static_cast<size_t>(kSmallRows * k)), weights(static_cast<size_t>(k + 1)),
+        mean(static_cast<size_t>(models_.discriminator.width));
+    RaceBuffers buffers(items, k);
+    for (int64_t i = first + begin; i < first + end; i += kSmallRows) {
+      const int64_t batch = std::min(kSmallRows, first + end - i);
+      const int64_t* sessions = order_.data() + i;
+      if (small) {
+        draw_small_slates(sessions, batch, first_node, buffers, values.data());
+      } else {
+        for (int64_t j = 0; j < batch; ++j) draw_slate(sessions[j], first_node, buffers, values.data());
+      }
+      for (int64_t j = 0; j < batch; ++j) play_session(sessions[j], weights.data(), mean.data());
     }
   });
 }
 
-// Slate, click, reward and D's score of one session's step.
-void Rollout::play_session(int64_t session, const float* logits, BlockStats<float> stats, RaceScratch scratch,
-                           float* values, float* weights, float* mean) {
-  Session& s = sessions_[static_cast<size_t>(session)];
-  const int64_t k = options_.slate_size;
-  int64_t* slate = slates_.data() + session * k;
-  const Stream stream{options_.seed, rows_.ids[s.root], s.step, s.spawn, s.completion};
-  if (kernel_.race_f32(logits, models_.items, k, stats, stream, scratch, values, slate) != k) {
+BlockStats<float> Rollout::stats_of(int64_t node) {
+  const int64_t blocks = block_count(models_.items);
+  return {block_shift_.data() + node * blocks, block_sum_.data() + node * blocks};
+}
+
+Stream Rollout::stream(const Session& s) const {
+  return Stream{options_.seed, rows_.ids[s.root], s.step, s.spawn, s.completion};
+}
+
+// The slate of one session, from its node's logits and their statistics.
+void Rollout::draw_slate(int64_t session, int64_t first_node, RaceBuffers& buffers, float* values) {
+  const Session& s = sessions_[static_cast<size_t>(session)];
+  const int64_t k = options_.slate_size, n = s.node - first_node;
+  if (kernel_.race_f32(logits_.data() + n * models_.items, models_.items, k, stats_of(n), stream(s), buffers.scratch(),
+                       values, slates_.data() + session * k) != k) {
     fail(session, Fault::kAgent);
-    return;
   }
-  const Words words = draw(stream, Purpose::kClick, 0);
-  const int64_t width = models_.user.width;
-  const ClickInputs user{
-      click_queries_.data() + s.node * width, models_.user.embedding, slate, k, width, models_.items, weights};
-  const int64_t choice = kernel_.click(user, uniform(words.w[0], words.w[1]));
+}
+
+// The slates of `count` <= kSmallRows sessions where the catalogue is one block.
+void Rollout::draw_small_slates(const int64_t* sessions, int64_t count, int64_t first_node, RaceBuffers& buffers,
+                                float* values) {
+  const int64_t k = options_.slate_size;
+  const float* logits[kSmallRows];
+  float* to_values[kSmallRows];
+  int64_t* to_slates[kSmallRows];
+  Stream streams[kSmallRows];
+  bool plain[kSmallRows];
+  for (int64_t j = 0; j < count; ++j) {
+    const Session& s = sessions_[static_cast<size_t>(sessions[j])];
+    logits[j] = logits_.data() + (s.node - first_node) * models_.items;
+    to_values[j] = values + j * k;
+    to_slates[j] = slates_.data() + sessions[j] * k;
+    streams[j] = stream(s);
+  }
+  kernel_.small_races(logits, count, models_.items, k, streams, to_values, to_slates, plain);
+  for (int64_t j = 0; j < count; ++j) {
+    if (plain[j]) continue;
+    // Several threads may meet at one node; its statistics go to memory of this call.
+    float shift, sum;
+    kernel_.block_stats_f32(logits[j], models_.items, {&shift, &sum});
+    if (kernel_.race_f32(logits[j], models_.items, k, {&shift, &sum}, streams[j], buffers.scratch(), to_values[j],
+                         to_slates[j]) != k) {
+      fail(sessions[j], Fault::kAgent);
+    }
+  }
+}
+
+// Click, reward and D's score of one session's step, whose slate is drawn.
+void Rollout::play_session(int64_t session, float* weights, float* mean) {
+  Session& s = sessions_[static_cast<size_t>(session)];
+  if (s.fault != Fault::kNone) return;
+  const int64_t k = options_.slate_size;
+  const int64_t* slate = slates_.data() + session * k;
+  const Words words = draw(stream(s), Purpose::kClick, 0);
+  const int64_t choice = clicks_.click(s.node, slate, k, uniform(words.w[0], words.w[1]), weights);
   if (choice == kNotANumber) {
     fail(session, Fault::kUser);
     return;
@@ -241,21 +320,15 @@ void Rollout::play_session(int64_t session, const float* logits, BlockStats<floa
   if (s.clicked != kEnd) {
     s.reward = 1.0f;
     if (models_.binary_reward) {
+      const int64_t width = models_.user.width;
       const float logit =
           kernel_.dot(reward_queries_.data() + s.node * width, models_.user.embedding + s.clicked * width, width);
       s.reward = uniform(words.w[2], words.w[3]) < 1.0 / (1.0 + std::exp(-static_cast<double>(logit))) ? 1.0f : 0.0f;
     }
   }
-  if (!discriminator_) return;
-  const int64_t d_width = models_.discriminator.width;
-  const ClickInputs favourite{favourite_queries_.data() + s.node * d_width,
-                              models_.discriminator.embedding,
-                              slate,
-                              k,
-                              d_width,
-                              models_.items,
-                              weights};
-  const float match = kernel_.step_score(favourite, s.clicked == kEnd ? models_.items : s.clicked, kTemperature, mean);
+  if (!favourites_) return;
+  const int64_t clicked = s.clicked == kEnd ? models_.items : s.clicked;
+  const float match = favourites_->step_score(s.node, slate, k, clicked, weights, mean);
   s.score_sum += match * (models_.reward_scale * s.reward + models_.reward_shift);
   if (!std::isfinite(s.score_sum)) fail(session, Fault::kDiscriminator);
 }

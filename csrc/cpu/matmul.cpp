@@ -1,0 +1,44 @@
+#include "matmul.h"
+
+#include "kernels.h"
+
+namespace irecgan::cpu {
+namespace {
+
+constexpr int64_t kRowGrain = 24;   // rows per thread at least: tiles of few rows waste the weights they load
+constexpr int64_t kPackBlock = 64;  // inner indices at a time: whole cache lines of both matrices
+constexpr int64_t kPackGrain = 8;   // panels per thread at least
+
+}  // namespace
+
+PackedLinear::PackedLinear(const Runtime& runtime, const float* weight, const float* bias, int64_t m, int64_t n)
+    : inner_(m), columns_(n) {
+  const int64_t width = kernels().panel;
+  const int64_t panels = (n + width - 1) / width;
+  weight_ = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(panels * m * width));
+  bias_.resize(static_cast<size_t>(panels * width));
+  if (bias != nullptr) std::copy_n(bias, n, bias_.data());
+  runtime.parallel_for(panels, kPackGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) {
+      float* to = weight_.get() + p * m * width;
+      const int64_t filled = std::min(width, n - p * width);
+      for (int64_t first = 0; first < m; first += kPackBlock) {
+        const int64_t last = std::min(m, first + kPackBlock);
+        if (filled < width) std::fill(to + first * width, to + last * width, 0.0f);
+        for (int64_t j = 0; j < filled; ++j) {
+          const float* from = weight + (p * width + j) * m;
+          for (int64_t i = first; i < last; ++i) to[i * width + j] = from[i];
+        }
+      }
+    }
+  });
+}
+
+void PackedLinear::apply(const Runtime& runtime, const float* a, const int64_t* index, int64_t rows, float* out) const {
+  const Kernels& kernel = kernels();
+  runtime.parallel_for(rows, kRowGrain, [&](int64_t begin, int64_t end) {
+    kernel.packed_linear({a, index, inner_, columns_, weight_.get(), bias_.data(), out}, begin, end);
+  });
+}
+
+}  // namespace irecgan::cpu

@@ -1,0 +1,97 @@
+// The product of rows with a packed weight matrix (matmul.h), for one instruction set: tiles of kTileRows rows by one
+// panel of columns stay in registers while the inner dimension runs.
+#pragma once
+
+#include <cstring>
+
+#include "kernels.h"
+
+namespace irecgan::cpu {
+namespace {
+
+// Six rows by 4 (2) vectors are 24 (12) sums in the 32 (16) registers, with room for the weights and a broadcast.
+#if defined(__AVX512F__)
+constexpr int64_t kVectorLanes = 16, kPanelVectors = 4;
+#elif defined(__AVX2__)
+constexpr int64_t kVectorLanes = 8, kPanelVectors = 2;
+#else
+constexpr int64_t kVectorLanes = 4, kPanelVectors = 2;
+#endif
+constexpr int64_t kPanel = kVectorLanes * kPanelVectors;
+constexpr int64_t kTileRows = 6;
+constexpr int64_t kCachedRows = 96;  // rows that meet one panel after another while they are in the second-level cache
+
+// GCC's and Clang's vectors; memory need not be aligned.
+typedef float Vector __attribute__((vector_size(kVectorLanes * sizeof(float)), aligned(alignof(float)), may_alias));
+
+// out [kRows, kPanel], rows `stride` apart = bias + rows [kRows, inner] times weight [inner, kPanel], rows kWidth
+// apart. Not inlined: it needs every vector register for itself.
+template <int64_t kRows, int64_t kWidth>
+__attribute__((noinline)) void tile(const float* const* rows, int64_t inner, const float* weight, const float* bias,
+                                    float* out, int64_t stride) {
+  Vector sum[kRows][kPanelVectors];
+  for (int64_t r = 0; r < kRows; ++r) {
+    for (int64_t v = 0; v < kPanelVectors; ++v) sum[r][v] = *reinterpret_cast<const Vector*>(bias + v * kVectorLanes);
+  }
+  const float* a[kRows];
+  for (int64_t r = 0; r < kRows; ++r) a[r] = rows[r];
+  for (int64_t i = 0; i < inner; ++i) {
+    Vector w[kPanelVectors];
+    for (int64_t v = 0; v < kPanelVectors; ++v)
+      w[v] = *reinterpret_cast<const Vector*>(weight + i * kWidth + v * kVectorLanes);
+    for (int64_t r = 0; r < kRows; ++r) {
+      for (int64_t v = 0; v < kPanelVectors; ++v) sum[r][v] += a[r][i] * w[v];
+    }
+  }
+  for (int64_t r = 0; r < kRows; ++r) {
+    for (int64_t v = 0; v < kPanelVectors; ++v)
+      *reinterpret_cast<Vector*>(out + r * stride + v * kVectorLanes) = sum[r][v];
+  }
+}
+
+template <int64_t kWidth>
+inline void tile_of(int64_t count, const float* const* rows, int64_t inner, const float* weight, const float* bias,
+                    float* out, int64_t stride) {
+  switch (count) {
+    case 1:
+      return tile<1, kWidth>(rows, inner, weight, bias, out, stride);
+    case 2:
+      return tile<2, kWidth>(rows, inner, weight, bias, out, stride);
+    case 3:
+      return tile<3, kWidth>(rows, inner, weight, bias, out, stride);
+    case 4:
+      return tile<4, kWidth>(rows, inner, weight, bias, out, stride);
+    case 5:
+      return tile<5, kWidth>(rows, inner, weight, bias, out, stride);
+    default:
+      return tile<kTileRows, kWidth>(rows, inner, weight, bias, out, stride);
+  }
+}
+
+void packed_linear(const PackedProduct& p, int64_t begin, int64_t end) {
+  for (int64_t chunk = begin; chunk < end; chunk += kCachedRows) {
+    const int64_t chunk_end = chunk + kCachedRows < end ? chunk + kCachedRows : end;
+    for (int64_t column = 0; column < p.columns; column += kPanel) {
+      const float* weight = p.weight + column * p.inner;
+      const int64_t filled = p.columns - column < kPanel ? p.columns - column : kPanel;
+      for (int64_t first = chunk; first < chunk_end; first += kTileRows) {
+        const int64_t count = chunk_end - first < kTileRows ? chunk_end - first : kTileRows;
+        const float* rows[kTileRows];
+        for (int64_t r = 0; r < count; ++r)
+          rows[r] = p.a + (p.index == nullptr ? first + r : p.index[first + r]) * p.inner;
+        float* out = p.out + first * p.columns + column;
+        if (filled == kPanel) {
+          tile_of<kPanel>(count, rows, p.inner, weight, p.bias + column, out, p.columns);
+          continue;
+        }
+        float whole[kTileRows * kPanel];
+        tile_of<kPanel>(count, rows, p.inner, weight, p.bias + column, whole, kPanel);
+        for (int64_t r = 0; r < count; ++r)
+          std::memcpy(out + r * p.columns, whole + r * kPanel, static_cast<size_t>(filled) * sizeof(float));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace irecgan::cpu

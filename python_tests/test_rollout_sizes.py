@@ -1,0 +1,110 @@
+"""The native rollout on both sides of every size at which it changes its way: small catalogues, tables, packed heads."""
+
+import itertools
+
+import pytest
+import torch
+from settings import Setting
+
+from irecgan_ext import ops
+from irecgan_ext.models import Agent, Discriminator, UserModel
+
+SAMPLES = ("slates", "clicks", "rewards", "lengths", "censored")
+
+
+def assert_same(a: ops.RolloutOutput, b: ops.RolloutOutput) -> None:
+    """The same samples, and the same scores up to rounding."""
+    for name in SAMPLES:
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+    for name in ("scores", "q"):
+        torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=1e-5, atol=1e-6)
+
+
+def wide(cell: str, reward: str, items: int, width: int, hidden: int, layers: int) -> Setting:
+    """A setting whose three models have this embedding width and state width."""
+    setting = Setting(cell, reward, items, layers)
+    setting.user = UserModel(items, width, hidden, layers, cell, reward=reward)
+    setting.agent = Agent(items, width, hidden, layers, cell)
+    setting.discriminator = Discriminator(items, width, hidden, layers, cell, reward=reward)
+    return setting
+
+
+# The user model's embeddings are 5 wide and D's 4: logits of all candidates at once below 10 and below 8 items.
+@pytest.mark.parametrize("items", [4, 7, 8, 9, 10])
+@pytest.mark.parametrize(("cell", "reward"), list(itertools.product(("gru", "lstm"), ("survival", "binary"))))
+def test_small_catalogues(cell, reward, items):
+    setting = Setting(cell, reward, items, layers=2)
+    rows = torch.arange(30)
+    expected = setting.native(rows, 1, impl="reference")
+    assert len(expected.lengths.unique()) > 1
+    assert_same(setting.native(rows, 1), expected)
+
+
+# Input projections by symbol up to 256 items, the head packed up to 1,024.
+@pytest.mark.parametrize("items", [256, 257, 1024, 1025])
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_table_and_packed_head(cell, items):
+    setting = Setting(cell, "binary", items, layers=2)
+    rows = torch.arange(30)
+    assert_same(setting.native(rows, 2), setting.native(rows, 2, impl="reference"))
+
+
+# Gate widths that are no multiple of a panel of columns, one that is, and rows that fill no tile.
+@pytest.mark.parametrize(("width", "hidden"), [(1, 1), (3, 16), (26, 64), (30, 43)])
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_widths(cell, width, hidden):
+    setting = wide(cell, "binary", 50, width, hidden, 2)
+    for count in (1, 25):
+        rows = torch.arange(count)
+        assert_same(setting.native(rows, 1), setting.native(rows, 1, impl="reference"))
+
+
+@pytest.mark.parametrize("items", [7, 13, 300])
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_not_a_bit_depends_on_the_batch(cell, items):
+    """Every row of a product is summed in the same order whoever else is in the batch."""
+    setting = Setting(cell, "binary", items, layers=2)
+    rows = torch.arange(150)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        whole = setting.native(rows, 2)
+        torch.set_num_threads(2)
+        others = [setting.native(rows, 2), setting.native(rows, 2, share=False)]
+    finally:
+        torch.set_num_threads(before)
+    parts = [setting.native(part, 2) for part in rows.split((1, 6, 50, 93))]
+    others.append(ops.RolloutOutput(*(torch.cat(x) for x in list(zip(*parts))[:-1]), whole.work))
+    for other in others:
+        for name in (*SAMPLES, "scores", "q"):
+            assert torch.equal(getattr(other, name), getattr(whole, name)), name
+
+
+@pytest.mark.parametrize("items", [7, 13])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_models_that_are_not_finite(items, value):
+    for model, message in (("user", "user logits must be finite"), ("discriminator", "discriminator scores must be")):
+        for part in ("query.bias", "encoder.embedding.weight"):
+            setting = Setting(items=items, layers=1)
+            with torch.no_grad():
+                dict(getattr(setting, model).named_parameters())[part][:].fill_(value)
+            with pytest.raises(ValueError, match=f"^{message}"):
+                setting.native(torch.arange(20))
+
+
+def test_an_item_that_is_not_finite_spoils_only_its_own_slates():
+    """On the slates without it, the user model clicks as if the item were sound."""
+    setting = Setting(items=7, layers=1)
+    with torch.no_grad():
+        setting.agent.head.bias[6] = -float("inf")
+    rows = torch.arange(40)
+    sound = setting.native(rows)
+    with torch.no_grad():
+        for model in (setting.user, setting.discriminator):
+            model.encoder.embedding.weight[6] = float("nan")
+    assert not bool((sound.slates == 6).any())
+    assert_same(setting.native(rows), sound)
+    with torch.no_grad():
+        setting.agent.head.bias[6] = 3.0
+    with pytest.raises(ValueError, match="^user logits must be finite"):
+        setting.native(rows)
