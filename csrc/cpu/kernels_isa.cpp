@@ -3,6 +3,7 @@
 #include "../math/lstm_cell.h"
 #include "gumbel_topk.h"
 #include "kernels.h"
+#include "softmax_tile.h"
 
 namespace irecgan::cpu {
 namespace {
@@ -109,6 +110,9 @@ const Kernels IRECGAN_TABLE(IRECGAN_ISA){
     click,
     step_score,
     dot,
+    row_stats,
+    softmax_gradient,
+    sum_rows,
 };
 
 }  // namespace irecgan::cpu

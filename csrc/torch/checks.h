@@ -4,6 +4,7 @@
 
 #include <torch/csrc/stable/tensor.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,12 @@ using torch::stable::Tensor;
 [[noreturn]] void fail(const std::string& message);
 
 void check_gumbel_topk(const Tensor& logits, int64_t k, const Tensor& seed, const Tensor& rows, int64_t step);
+
+void check_linear_log_prob(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias,
+                           const Tensor& targets);
+
+// What the backward op is given besides: grad and log_sum_exp [R].
+void check_linear_log_prob_rows(const Tensor& hidden, const Tensor& grad, const Tensor& log_sum_exp);
 
 struct RolloutSizes {
   int64_t items;       // C
