@@ -266,7 +266,7 @@ def _rollout_fake(user, agent, discriminator, user_state, *args):  # type: ignor
 def _linear_log_prob_fake(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, Tensor]:
-    return hidden.new_empty(hidden.shape[:1]), hidden.new_empty(hidden.shape[:1])
+    return hidden.new_empty(hidden.shape[:1]), hidden.new_empty(hidden.shape[:1], dtype=torch.float64)
 
 
 @torch.library.register_fake("irecgan_ext::linear_log_prob_backward")

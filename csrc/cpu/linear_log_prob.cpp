@@ -68,7 +68,7 @@ void block_forward(const Runtime& runtime, const LinearLogProb& in, int64_t row,
 }
 
 // In block order and double: 157 blocks of 40,000 items must not add their rounding.
-void merge_blocks(const RowStats& stats, int64_t row, float* log_prob, float* log_sum_exp) {
+void merge_blocks(const RowStats& stats, int64_t row, float* log_prob, double* log_sum_exp) {
   const float* max = stats.max.get() + row * stats.blocks;
   const float* sum = stats.sum.get() + row * stats.blocks;
   const double largest = *std::max_element(max, max + stats.blocks);
@@ -80,12 +80,12 @@ void merge_blocks(const RowStats& stats, int64_t row, float* log_prob, float* lo
   }
   const double log_total = std::log(total);
   log_prob[row] = static_cast<float>((stats.target[row] - largest) - log_total);
-  log_sum_exp[row] = static_cast<float>(largest + log_total);
+  log_sum_exp[row] = largest + log_total;
 }
 
 class Backward {
  public:
-  Backward(const Runtime& runtime, const LinearLogProb& in, const float* grad, const float* log_sum_exp,
+  Backward(const Runtime& runtime, const LinearLogProb& in, const float* grad, const double* log_sum_exp,
            float* hidden_grad, float* weight_grad, float* bias_grad)
       : runtime_(runtime),
         in_(in),
@@ -190,7 +190,7 @@ class Backward {
   const Runtime& runtime_;
   const LinearLogProb& in_;
   const float* grad_;
-  const float* log_sum_exp_;
+  const double* log_sum_exp_;
   float* hidden_grad_;
   float* weight_grad_;
   float* bias_grad_;
@@ -202,7 +202,7 @@ class Backward {
 
 }  // namespace
 
-void linear_log_prob(const Runtime& runtime, const LinearLogProb& in, float* log_prob, float* log_sum_exp) {
+void linear_log_prob(const Runtime& runtime, const LinearLogProb& in, float* log_prob, double* log_sum_exp) {
   const int64_t blocks = ceil_divide(in.items, kBlockItems);
   const int64_t row_blocks = ceil_divide(in.rows, kBlockRows);
   const RowStats stats{blocks, make_buffer(in.rows * blocks), make_buffer(in.rows * blocks), log_prob};
@@ -218,7 +218,7 @@ void linear_log_prob(const Runtime& runtime, const LinearLogProb& in, float* log
 }
 
 void linear_log_prob_backward(const Runtime& runtime, const LinearLogProb& in, const float* grad,
-                              const float* log_sum_exp, float* hidden_grad, float* weight_grad, float* bias_grad) {
+                              const double* log_sum_exp, float* hidden_grad, float* weight_grad, float* bias_grad) {
   Backward(runtime, in, grad, log_sum_exp, hidden_grad, weight_grad, bias_grad).run();
 }
 

@@ -24,11 +24,13 @@ void row_stats(const float* logits, const float* bias, int64_t n, float* max, fl
   *sum = total;
 }
 
-float softmax_gradient(float* logits, const float* bias, int64_t n, float log_sum_exp, float scale) {
+float softmax_gradient(float* logits, const float* bias, int64_t n, double log_sum_exp, float scale) {
+  const float high = static_cast<float>(log_sum_exp);
+  const float low = static_cast<float>(log_sum_exp - high);
   float largest = 0;
 #pragma omp simd reduction(max : largest)
   for (int64_t i = 0; i < n; ++i) {
-    const float p = exp_fast(logits[i] + bias[i] - log_sum_exp);
+    const float p = exp_fast(logits[i] + bias[i] - high - low);
     largest = p > largest ? p : largest;
     logits[i] = -scale * p;
   }

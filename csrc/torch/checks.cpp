@@ -159,7 +159,7 @@ void check_linear_log_prob(const Tensor& hidden, const Tensor& weight, const std
 void check_linear_log_prob_rows(const Tensor& hidden, const Tensor& grad, const Tensor& log_sum_exp) {
   check_dtype(grad, ScalarType::Float, "grad");
   check_shape(grad, {hidden.size(0)}, "grad");
-  check_dtype(log_sum_exp, ScalarType::Float, "log_sum_exp");
+  check_dtype(log_sum_exp, ScalarType::Double, "log_sum_exp");
   check_shape(log_sum_exp, {hidden.size(0)}, "log_sum_exp");
 }
 

@@ -17,6 +17,7 @@
 namespace irecgan {
 namespace {
 
+using torch::headeronly::ScalarType;
 using OptionalTensor = std::optional<Tensor>;
 
 // The rows that take part, copied together where not all do: what a PAD row holds, NaN included, must reach nothing.
@@ -46,8 +47,9 @@ struct Problem {
     return out;
   }
 
-  std::vector<float> gather(const float* values) const {
-    std::vector<float> out;
+  template <typename T>
+  std::vector<T> gather(const T* values) const {
+    std::vector<T> out;
     for (const int64_t r : kept) out.push_back(values[r]);
     return out;
   }
@@ -73,17 +75,18 @@ std::tuple<Tensor, Tensor> linear_log_prob(const Tensor& hidden, const Tensor& w
                                            const Tensor& targets) {
   check_linear_log_prob(hidden, weight, bias, targets);
   const Problem problem(hidden, weight, bias, targets, nullptr);
-  std::vector<float> log_prob(problem.kept.size()), log_sum_exp(problem.kept.size());
+  std::vector<float> log_prob(problem.kept.size());
+  std::vector<double> log_sum_exp(problem.kept.size());
   cpu::linear_log_prob(torch_runtime(), problem.view(), log_prob.data(), log_sum_exp.data());
   const std::vector<int64_t> shape{hidden.size(0)};
   Tensor all_log_prob = torch::stable::new_zeros(hidden, shape);
-  Tensor all_log_sum_exp = torch::stable::new_zeros(hidden, shape);
+  Tensor all_log_sum_exp = torch::stable::new_zeros(hidden, shape, ScalarType::Double);
   for (size_t i = 0; i < problem.kept.size(); ++i) {
     const int64_t r = problem.kept[i];
     if (!std::isfinite(log_sum_exp[i]))
       fail("hidden[" + std::to_string(r) + "] and weight must give finite logits, got NaN, +inf or only -inf");
     all_log_prob.mutable_data_ptr<float>()[r] = log_prob[i];
-    all_log_sum_exp.mutable_data_ptr<float>()[r] = log_sum_exp[i];
+    all_log_sum_exp.mutable_data_ptr<double>()[r] = log_sum_exp[i];
   }
   return {all_log_prob, all_log_sum_exp};
 }
@@ -107,7 +110,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_log_prob_backward(const Tensor& grad, 
   Tensor weight_grad = output(needs_weight, problem.weight);
   Tensor bias_grad = needs_bias ? torch::stable::new_empty(weight, {weight.size(0)}) : output(false, weight);
   const std::vector<float> grads = problem.gather(all_grads.const_data_ptr<float>());
-  const std::vector<float> sums = problem.gather(all_sums.const_data_ptr<float>());
+  const std::vector<double> sums = problem.gather(all_sums.const_data_ptr<double>());
   if (problem.kept.empty()) {
     torch::stable::zero_(weight_grad);
     torch::stable::zero_(bias_grad);
