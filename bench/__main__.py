@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import gumbel_topk, harness, rollout
+from bench import gumbel_topk, harness, linear_log_prob, rollout
 
 BENCHMARKS: dict[str, Callable[[Sequence[int], bool], list[dict[str, Any]]]] = {
     "gumbel_topk": gumbel_topk.run,
+    "linear_log_prob": linear_log_prob.run,
     "rollout": rollout.run,
 }
 

@@ -108,10 +108,12 @@ def linear_log_prob(
     `-F.cross_entropy(F.linear(hidden, weight, bias), targets, reduction="none")`. Forward and backward go tile by tile and
     keep no [R, C] tensor (cut cross-entropy, Wijmans et al., 2025): the backward pass computes each tile of logits anew.
 
-    Differentiable once in hidden, weight and bias. A block of 128 rows or 256 items leaves out the products of a tile whose
+    Differentiable once in hidden, weight and bias. A block of 256 rows or 512 items leaves out the products of a tile whose
     every entry |g_r ([c = target_r] - p_rc)| is below 2^-24 / C times the largest |g_r|, g the incoming gradient. What a row
     loses is below 2^-24 max |g| max |weight| in total, a float's rounding of the largest gradient; but an item that is
-    that unlikely in every row gets a weight gradient of exactly 0.
+    that unlikely in every row may get a weight gradient of exactly 0.
+    A tile with a target that is not near certain is never left out. The op saves memory, not time: it computes the
+    logits twice.
 
     Args:
         hidden: [R, H] float32.

@@ -36,6 +36,12 @@ def test_a_quick_run_checks_measures_and_writes(tmp_path):
     assert {"machine", "versions", "commit", "command"} <= set(content)
 
 
+def test_linear_log_prob_is_measured():
+    result = bench("linear_log_prob", "--quick", "--threads", "1")
+    assert result.returncode == 0, result.stderr
+    assert "native" in result.stdout and "F.linear, cross_entropy" in result.stdout
+
+
 def test_wrong_arguments_are_named():
     result = bench("nothing")
     assert result.returncode == 2

@@ -15,8 +15,8 @@ namespace {
 // Blocks are what one thread multiplies at a time. Their sizes do not depend on the number of threads, so neither do
 // the results. The backward pass holds a tile of kTileRows x kTileItems gradients (2 MB): it is used twice, by rows for
 // hidden's gradient and by items for weight's.
-constexpr int64_t kBlockRows = 128;
-constexpr int64_t kBlockItems = 256;
+constexpr int64_t kBlockRows = 256;
+constexpr int64_t kBlockItems = 512;
 constexpr int64_t kTileRows = 512;
 constexpr int64_t kTileItems = 1024;
 constexpr int64_t kTileBlocks = kTileItems / kBlockItems;
@@ -67,7 +67,7 @@ void block_forward(const Runtime& runtime, const LinearLogProb& in, int64_t row,
   }
 }
 
-// In block order and double: 157 blocks of 40,000 items must not add their rounding.
+// In block order and double: the blocks of a large catalogue must not add their rounding.
 void merge_blocks(const RowStats& stats, int64_t row, float* log_prob, double* log_sum_exp) {
   const float* max = stats.max.get() + row * stats.blocks;
   const float* sum = stats.sum.get() + row * stats.blocks;
