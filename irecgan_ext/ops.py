@@ -112,8 +112,9 @@ def linear_log_prob(
     every entry |g_r ([c = target_r] - p_rc)| is below 2^-24 / C times the largest |g_r|, g the incoming gradient. What a row
     loses is below 2^-24 max |g| max |weight| in total, a float's rounding of the largest gradient; but an item that is
     that unlikely in every row may get a weight gradient of exactly 0.
-    A tile with a target that is not near certain is never left out. The op computes the
-    logits twice, four matrix products in place of three: it always saves memory, and time where H is small and C large.
+    A tile with a target that is not near certain is never left out.
+
+    The op makes four matrix products where PyTorch makes three. Where C is large it saves memory, and time if H is small.
 
     Args:
         hidden: [R, H] float32.

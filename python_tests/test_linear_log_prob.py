@@ -132,6 +132,13 @@ def test_rows_without_a_gradient_change_nothing():
     assert_as_exact_as_pytorch((hidden, weight, bias, targets, grad))
 
 
+def test_an_infinite_gradient_hides_no_other_row():
+    hidden, weight, bias, targets, grad = problem(300, 6, 40)
+    expected = run(ops.linear_log_prob, hidden, weight, bias, targets, grad)[1]
+    grad[0] = torch.inf
+    assert torch.equal(run(ops.linear_log_prob, hidden, weight, bias, targets, grad)[1][1:], expected[1:])
+
+
 def test_not_contiguous():
     hidden, weight, bias, targets, grad = problem(40, 11, 300)
     expected = run(ops.linear_log_prob, hidden, weight, bias, targets, grad)

@@ -97,7 +97,8 @@ class Backward {
         tile_(make_buffer(std::min(kTileRows, in.rows) * std::min(kTileItems, in.items))) {
     float largest = 0;
     for (int64_t r = 0; r < in.rows; ++r) largest = std::max(largest, std::abs(grad[r]));
-    bound_ = largest * 0x1p-24f / static_cast<float>(in.items);
+    // An infinite gradient must not hide those of the other rows.
+    bound_ = std::isfinite(largest) ? largest * 0x1p-24f / static_cast<float>(in.items) : 0.0f;
   }
 
   // Tiles of items outside: a weight is read from memory once, and its gradient written once.
