@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import gumbel_topk, harness, linear_gumbel_topk, rollout, scaling, train_epoch
+from bench import gumbel_topk, harness, linear_gumbel_topk, linear_log_prob, rollout, scaling, train_epoch
 
 BENCHMARKS: dict[str, Callable[[Sequence[int], bool], list[dict[str, Any]]]] = {
     "gumbel_topk": gumbel_topk.run,
     "linear_gumbel_topk": linear_gumbel_topk.run,
+    "linear_log_prob": linear_log_prob.run,
     "rollout": rollout.run,
     "train_epoch": train_epoch.run,
     "scaling": scaling.run,

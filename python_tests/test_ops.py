@@ -43,7 +43,9 @@ def test_opcheck_rollout(name, cell, reward, layers, completions, scored):
 
 def test_every_operator_is_checked():
     registered = {s.name for s in torch._C._jit_get_all_schemas() if s.name.startswith("irecgan_ext::")}
-    assert registered == {f"irecgan_ext::{n}" for n in ("gumbel_topk", "check_gumbel_topk", "rollout", "check_rollout")}
+    public = ("gumbel_topk", "rollout", "linear_log_prob")
+    names = {*public, *(f"check_{name}" for name in public), "linear_log_prob_backward"}
+    assert registered == {f"irecgan_ext::{name}" for name in names}
 
 
 def test_fake_outputs_have_the_shapes_and_dtypes_of_real_ones():

@@ -124,6 +124,14 @@ struct Kernels {
   int64_t (*click_scored)(const ScoredSlate& inputs, double u);
   float (*step_score_scored)(const ScoredSlate& inputs, const float* matches, float temperature);
   float (*dot)(const float* a, const float* b, int64_t n);
+
+  // Largest of l_i = logits[i] + bias[i], i < n, and the sum of exp(l_i - largest). A NaN shows in the sum.
+  void (*row_stats)(const float* logits, const float* bias, int64_t n, float* max, float* sum);
+  // logits[i] becomes -scale exp(logits[i] + bias[i] - log_sum_exp). Returns the largest magnitude. The logarithm is
+  // double since its rounding to float would be a relative error of every entry.
+  float (*softmax_gradient)(float* logits, const float* bias, int64_t n, double log_sum_exp, float scale);
+  // out [n] = (out, if `accumulate`) + the sum of the rows of values [rows, n], which are `stride` apart.
+  void (*sum_rows)(const float* values, int64_t stride, int64_t rows, int64_t n, float* out, bool accumulate);
 };
 
 // The best set that this processor can run, or the one that IRECGAN_CPU_CAPABILITY names (baseline, avx2, avx512).

@@ -6,6 +6,7 @@
 #include "packed_linear.h"
 #include "projection.h"
 #include "small_race.h"
+#include "softmax_tile.h"
 
 namespace irecgan::cpu {
 namespace {
@@ -151,6 +152,9 @@ const Kernels IRECGAN_TABLE(IRECGAN_ISA){
     click_scored,
     step_score_scored,
     dot,
+    row_stats,
+    softmax_gradient,
+    sum_rows,
 };
 
 }  // namespace irecgan::cpu

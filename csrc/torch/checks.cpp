@@ -173,6 +173,32 @@ void check_linear_gumbel_topk(const Tensor& hidden, const Tensor& weight, const 
   }
 }
 
+void check_linear_log_prob(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias,
+                           const Tensor& targets) {
+  check_dtype(hidden, ScalarType::Float, "hidden");
+  require(hidden.dim() == 2, "hidden", "have 2 dimensions [R, H]", shape(hidden));
+  require(hidden.size(1) >= 1, "hidden", "have at least one column [R, H]", shape(hidden));
+  check_dtype(weight, ScalarType::Float, "weight");
+  require(weight.dim() == 2, "weight", "have 2 dimensions [C, H]", shape(weight));
+  const int64_t items = weight.size(0);
+  require(items >= 1, "weight", "have at least one row [C, H]", shape(weight));
+  check_shape(weight, {items, hidden.size(1)}, "weight");
+  if (bias.has_value()) {
+    check_dtype(*bias, ScalarType::Float, "bias");
+    check_shape(*bias, {items}, "bias");
+  }
+  check_dtype(targets, ScalarType::Long, "targets");
+  check_shape(targets, {hidden.size(0)}, "targets");
+  check_values(targets, cpu::kPad, items - 1, "targets", "0..C - 1 (C = " + std::to_string(items) + ") or PAD");
+}
+
+void check_linear_log_prob_rows(const Tensor& hidden, const Tensor& grad, const Tensor& log_sum_exp) {
+  check_dtype(grad, ScalarType::Float, "grad");
+  check_shape(grad, {hidden.size(0)}, "grad");
+  check_dtype(log_sum_exp, ScalarType::Double, "log_sum_exp");
+  check_shape(log_sum_exp, {hidden.size(0)}, "log_sum_exp");
+}
+
 RolloutSizes check_rollout(const std::vector<Tensor>& user, const std::vector<Tensor>& agent,
                            const std::vector<Tensor>& discriminator, const Tensor& user_state,
                            const Tensor& agent_state, const Tensor& discriminator_state, const Tensor& state_index,

@@ -19,6 +19,11 @@ void check_gumbel_topk(const Tensor& logits, int64_t k, const Tensor& seed, cons
 void check_linear_gumbel_topk(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias, int64_t k,
                               const Tensor& seed, const Tensor& rows, int64_t step,
                               const std::optional<Tensor>& exclude, const std::optional<Tensor>& mask);
+void check_linear_log_prob(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias,
+                           const Tensor& targets);
+
+// What the backward op is given besides: grad and log_sum_exp [R].
+void check_linear_log_prob_rows(const Tensor& hidden, const Tensor& grad, const Tensor& log_sum_exp);
 
 struct RolloutSizes {
   int64_t items;       // C

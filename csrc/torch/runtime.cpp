@@ -44,10 +44,21 @@ void linear(float* out, const float* a, const float* weight, const float* bias, 
       aoti_torch_cpu_addmm_out(result.get(), start.get(), input.get(), transposed.get(), 1.0, 1.0));
 }
 
+Tensor matrix(const cpu::Matrix& m) { return matrix(m.data, m.rows, m.columns, m.row_stride, m.column_stride); }
+
+void product(float* out, int64_t out_stride, const cpu::Matrix& a, const cpu::Matrix& b, bool accumulate) {
+  const Tensor result = matrix(out, a.rows, b.columns, out_stride, 1);
+  const Tensor left = matrix(a);
+  const Tensor right = matrix(b);
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      accumulate ? aoti_torch_cpu_addmm_out(result.get(), result.get(), left.get(), right.get(), 1.0, 1.0)
+                 : aoti_torch_cpu_mm_out(result.get(), left.get(), right.get()));
+}
+
 }  // namespace
 
 const cpu::Runtime& torch_runtime() {
-  static const cpu::Runtime runtime{parallel_for, linear};
+  static const cpu::Runtime runtime{parallel_for, linear, product};
   return runtime;
 }
 

@@ -2,6 +2,7 @@
 
 from irecgan_ext.reference.gumbel_topk import BLOCK, gumbel_race, gumbel_topk
 from irecgan_ext.reference.linear_gumbel_topk import linear_gumbel_topk
+from irecgan_ext.reference.linear_log_prob import linear_log_prob
 from irecgan_ext.reference.philox import ARRIVAL, CLICK, PICK, Stream, exponential, philox4x32, uniform
 from irecgan_ext.reference.rollout import rollout
 
@@ -15,6 +16,7 @@ __all__ = [
     "gumbel_race",
     "gumbel_topk",
     "linear_gumbel_topk",
+    "linear_log_prob",
     "philox4x32",
     "rollout",
     "uniform",
