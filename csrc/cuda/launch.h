@@ -17,7 +17,7 @@
 #else
 
 #define IRECGAN_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-  simt::launch((grid), (block), (shared_bytes), [=] { (kernel)(__VA_ARGS__); })
+  static_cast<void>(stream), simt::launch((grid), (block), (shared_bytes), [=] { (kernel)(__VA_ARGS__); })
 
 #define IRECGAN_DYNAMIC_SHARED(T, name) T* const name = static_cast<T*>(simt::dynamic_shared())
 
