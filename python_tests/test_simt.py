@@ -237,3 +237,23 @@ def test_misuse_is_refused(small, name, reversed_lanes):
 def test_launches_of_impossible_size(small, threads, blocks):
     _, error = run_small(small, "run_scan", [0], 1, threads=threads, blocks=blocks)
     assert error is not None and error.startswith("launch: ")
+
+
+@pytest.fixture(scope="module")
+def address_check(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("simt")
+    (folder / "empty.cpp").write_text("int main() {}\n")
+    probe = [str(COMPILER), "-fsanitize=address", str(folder / "empty.cpp"), "-o", str(folder / "empty")]
+    if subprocess.run(probe, capture_output=True).returncode != 0:
+        pytest.skip("the compiler has no AddressSanitizer")
+    return compiled("csrc/simt/address_check.cpp", folder / "address_check", "-fsanitize=address")
+
+
+def test_no_address_outside_the_buffers(address_check):
+    done = subprocess.run([str(address_check)], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "no errors\n", done.stdout + done.stderr
+
+
+def test_a_read_past_shared_memory_is_caught(address_check):
+    done = subprocess.run([str(address_check), "past_the_end"], capture_output=True, text=True)
+    assert done.returncode != 0 and "heap-buffer-overflow" in done.stderr
