@@ -27,7 +27,7 @@ def build_info() -> dict[str, Any]:
 
     Returns:
         version, commit, compiler, flags, cpu_capability (instruction set in use: baseline, avx2 or avx512; the environment
-        variable IRECGAN_CPU_CAPABILITY lowers it), cuda (architectures of the kernels, or "none"), torch_built_with, torch (running).
+        variable IRECGAN_CPU_CAPABILITY lowers it), cuda (architectures, or "none"), torch_built_with, torch (running).
     """
     return {**_C.build_info(), "torch": torch.__version__}
 
