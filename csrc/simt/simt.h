@@ -68,10 +68,68 @@ struct Request {
 
 namespace detail {
 
+// swapcontext saves the signal mask with a system call each way, and a kernel switches at every warp operation. Where
+// the registers to be kept are known, only those are: what a function must preserve, and the stack pointer.
+#if defined(__x86_64__)
+extern "C" void simt_switch(void** from, void* to);
+asm(R"(
+  .pushsection .text
+  .weak simt_switch
+  .hidden simt_switch
+  .type simt_switch, @function
+simt_switch:
+  endbr64
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+  .size simt_switch, .-simt_switch
+  .popsection
+)");
+
+struct Context {
+  void* stack_pointer = nullptr;
+
+  // Stack as simt_switch leaves it: six registers, the address to return to, and none for `start` to return to.
+  void begin(char* stack, size_t bytes, void (*start)()) {
+    auto* top = reinterpret_cast<uint64_t*>((reinterpret_cast<uintptr_t>(stack) + bytes) & ~uintptr_t{15});
+    *--top = 0;
+    *--top = reinterpret_cast<uint64_t>(start);
+    for (int i = 0; i < 6; ++i) *--top = 0;
+    stack_pointer = top;
+  }
+  void switch_to(const Context& other) { simt_switch(&stack_pointer, other.stack_pointer); }
+};
+#else
+struct Context {
+  ucontext_t context;
+
+  void begin(char* stack, size_t bytes, void (*start)()) {
+    getcontext(&context);
+    context.uc_stack.ss_sp = stack;
+    context.uc_stack.ss_size = bytes;
+    context.uc_link = nullptr;
+    makecontext(&context, start, 0);
+  }
+  void switch_to(const Context& other) { swapcontext(&context, &other.context); }
+};
+#endif
+
 enum class State : uint8_t { kReady, kWaiting, kExited };
 
 struct Fiber {
-  ucontext_t context;
+  Context context;
   std::unique_ptr<char[]> stack;
   State state = State::kReady;
   Request request;
@@ -111,7 +169,7 @@ class Executor {
   std::vector<Fiber> fibers_;
   std::unique_ptr<char[]> shared_;
   Fiber* current_ = nullptr;
-  ucontext_t scheduler_;
+  Context scheduler_;
   Dim3 block_index_;
   std::exception_ptr thrown_;
   void* scheduler_fake_stack_ = nullptr;
@@ -141,7 +199,7 @@ inline void Executor::resume(Fiber& fiber) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(&scheduler_fake_stack_, fiber.stack.get(), kStackBytes);
 #endif
-  swapcontext(&scheduler_, &fiber.context);
+  scheduler_.switch_to(fiber.context);
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(scheduler_fake_stack_, nullptr, nullptr);
 #endif
@@ -151,7 +209,7 @@ inline void Executor::leave(Fiber& fiber, [[maybe_unused]] bool for_good) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(for_good ? nullptr : &fiber.fake_stack, scheduler_stack_, scheduler_stack_bytes_);
 #endif
-  swapcontext(&fiber.context, &scheduler_);
+  fiber.context.switch_to(scheduler_);
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(fiber.fake_stack, &scheduler_stack_, &scheduler_stack_bytes_);
 #endif
@@ -265,11 +323,7 @@ inline void Executor::refuse_standstill() const {
 inline void Executor::prepare(Fiber& fiber) {
   fiber.state = State::kReady;
   fiber.fake_stack = nullptr;
-  getcontext(&fiber.context);
-  fiber.context.uc_stack.ss_sp = fiber.stack.get();
-  fiber.context.uc_stack.ss_size = kStackBytes;
-  fiber.context.uc_link = nullptr;
-  makecontext(&fiber.context, &Executor::enter, 0);
+  fiber.context.begin(fiber.stack.get(), kStackBytes, &Executor::enter);
 }
 
 inline void Executor::run_block(Dim3 index) {
