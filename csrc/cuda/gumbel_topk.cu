@@ -25,10 +25,10 @@ struct BlockStats {
   T sum;  // of exp(l - max)
 };
 
-// Log of the wait until the next arrival of what weighs W = sum exp(max): Exp(1) / W. +inf: nothing is left to arrive.
+// Log of the wait until the next arrival of what weighs W = sum exp(max): Exp(1) / W. +inf where nothing is left to
+// arrive, since then sum = 0 and max = -inf.
 template <typename T>
 __device__ __forceinline__ double log_gap(double exponential, BlockStats<T> stats) {
-  if (stats.sum == 0) return static_cast<double>(kInfinity);
   return log(exponential / static_cast<double>(stats.sum)) - static_cast<double>(stats.max);
 }
 
