@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,6 +20,8 @@ if _C.SCHEMA != _SCHEMA:
     raise ImportError(
         f"the compiled module has schema {_C.SCHEMA}, this checkout needs {_SCHEMA}: run pip install . again"
     )
+if torch.version.cuda is not None and _C.build_info()["cuda"] != "none":  # its symbols are those of torch's CUDA builds
+    torch.ops.load_library(Path(_C.__file__).with_name("_cuda.so"))
 _REJECTED = re.compile(r"[\w .\[\]]+ must .*\Z")  # how the native checks word every rejection
 
 
@@ -77,12 +80,18 @@ def gumbel_topk(
     Equivalent in law to `(logits + gumbel).topk(k)` with exact i.i.d. standard Gumbel noise, and to k successive softmax
     draws without replacement (Plackett-Luce); computed as a race of exponential arrivals per block of 64 items.
 
+    On a CUDA device the host does not wait for the result, so nothing in the data can raise: a row with NaN or +inf gets
+    values NaN and indices -1, draws beyond a row's finite logits are (-inf, -1), and the range of `rows` is not checked.
+    A seed on the device is read there; a CUDA graph replays with fresh noise if the seed tensor is rewritten.
+
     Args:
         logits: [R, C] float32 or float64; -inf marks an item that is never drawn.
         k: draws per row, 1..C.
         generator: source of the call's seed (default: torch's global generator).
-        seed: int or int64 tensor []; instead of `generator`. The same seed gives the same draws whatever the number of threads.
-        rows: [R] int64, global row ids in 0..2^40-1 that key the noise (default 0..R-1): a batch split in two draws the same.
+        seed: int or int64 tensor [] (CPU, or the device of `logits`); instead of `generator`. The same seed gives the same
+            draws whatever the number of threads, and on CPU and CUDA up to near-ties.
+        rows: [R] int64 on the device of `logits`, global row ids in 0..2^40-1 that key the noise (default 0..R-1): a batch
+            split in two draws the same.
         step: 0..65535, keys the noise too.
         impl: "native", or "reference" for the plain PyTorch twin, which draws the same samples up to near-ties.
 
@@ -90,7 +99,7 @@ def gumbel_topk(
         values [R, k], dtype of logits: the perturbed logits in descending order; indices [R, k] int64.
 
     Raises:
-        ValueError: an argument breaks its rule, a logit is NaN or +inf, or a row has fewer than k finite logits (the
+        ValueError: an argument breaks its rule, or (CPU) a logit is NaN or +inf or a row has fewer than k finite logits (the
             reference does not look at the logits: draws beyond the finite ones are (-inf, -1) there).
     """
     _check_impl(impl)
