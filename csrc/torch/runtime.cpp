@@ -3,6 +3,8 @@
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 #include <torch/csrc/stable/ops.h>
 
+#include "../cpu/kernels.h"
+
 namespace irecgan {
 namespace {
 
@@ -58,6 +60,7 @@ void product(float* out, int64_t out_stride, const cpu::Matrix& a, const cpu::Ma
 }  // namespace
 
 const cpu::Runtime& torch_runtime() {
+  cpu::kernels();  // throws on a bad IRECGAN_CPU_CAPABILITY; inside a parallel loop the message would be lost
   static const cpu::Runtime runtime{parallel_for, linear, product};
   return runtime;
 }
