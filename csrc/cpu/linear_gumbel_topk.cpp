@@ -6,7 +6,8 @@
 namespace irecgan::cpu {
 namespace {
 
-constexpr int64_t kTileRows = 240;  // rows of a unit of work: enough to pay for packing a block's weights
+constexpr int64_t kMostRows = 504;  // of a unit of work: their states, and a block's packed weights, stay in cache
+constexpr int64_t kRowsStep = 6;    // rows that the product takes at a time
 constexpr int64_t kPanelsAhead = 4;
 
 double logsumexp(int64_t blocks, BlockStats<float> stats) {
@@ -26,14 +27,17 @@ void linear_gumbel_topk(const Runtime& runtime, const Projection& projection, co
                         const ProjectedDraws& draws, RowFault& fault) {
   const Kernels& kernel = kernels();
   const int64_t blocks = block_count(projection.items);
-  const int64_t row_tiles = (rows.count + kTileRows - 1) / kTileRows;
+  // Units of about the same size: a thread's range of them must not be a range of small ones.
+  const int64_t row_tiles = (rows.count + kMostRows - 1) / kMostRows;
+  const int64_t even = row_tiles == 0 ? 0 : (rows.count + row_tiles - 1) / row_tiles;
+  const int64_t tile_rows = (even + kRowsStep - 1) / kRowsStep * kRowsStep;
   std::vector<float> shift(static_cast<size_t>(rows.count * blocks)), sum(shift.size());
   const BlockStats<float> all{shift.data(), sum.data()};
   runtime.parallel_for(blocks * row_tiles, kPanelsAhead, [&](int64_t begin, int64_t end) {
     std::vector<float> panel(static_cast<size_t>(projection.width * kBlock));
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t first = unit / blocks * kTileRows;
-      kernel.project_block(projection, rows.hidden, first, std::min(rows.count, first + kTileRows), unit % blocks, all,
+      const int64_t first = unit / blocks * tile_rows;
+      kernel.project_block(projection, rows.hidden, first, std::min(rows.count, first + tile_rows), unit % blocks, all,
                            panel.data());
     }
   });
