@@ -9,15 +9,14 @@ namespace {
 
 constexpr int64_t kRows = kSmallRows;
 constexpr int64_t kGroups = kBlock / kGroup;
-constexpr int64_t kMaxSmallDraws = 64;
 
 // Work space of one batch of rows: [..][kRows] with the row innermost.
 struct SmallRaces {
   float weights[kBlock][kRows];
   double groups[kGroups][kRows];
-  double item[kMaxSmallDraws][kRows];  // uniforms that choose
-  double gap[kMaxSmallDraws][kRows];   // waits, standard exponential
-  double time[kMaxSmallDraws][kRows];  // arrivals, relative to exp(-shift)
+  double item[kBlock][kRows];  // uniforms that choose
+  double gap[kBlock][kRows];   // waits, standard exponential
+  double time[kBlock][kRows];  // arrivals, relative to exp(-shift)
   float shift[kRows];
   bool plain[kRows];  // false: left to race()
 };
@@ -111,9 +110,9 @@ inline void pick_rows(int64_t draw_index, int64_t* indices, SmallRaces& s) {
   }
   for (int64_t r = 0; r < kRows; ++r) {
     // Rounding left the target at the very end of a group, or on an item without weight: a rare row for race().
-    const bool found = inside[r] < kGroup && s.weights[at[r] + (inside[r] & 7)][r] > 0;
+    const bool found = inside[r] < kGroup && s.weights[at[r] + (inside[r] % kGroup)][r] > 0;
     s.plain[r] = s.plain[r] && found;
-    const int64_t item = at[r] + (inside[r] & 7);
+    const int64_t item = at[r] + (inside[r] % kGroup);
     indices[r] = item;
     s.weights[item][r] = 0;
   }

@@ -11,6 +11,7 @@
 #include "../cuda/gumbel_topk.h"
 #include "../math/race.h"
 #include "checks.h"
+#include "tensors.h"
 
 namespace irecgan {
 namespace {
@@ -32,21 +33,21 @@ bool same_device(const Tensor& a, const Tensor& b) {
 template <typename T>
 void sample(const Tensor& logits, int64_t k, const Tensor& seed, const Tensor& rows, int64_t step, Tensor& values,
             Tensor& indices) {
-  const Tensor dense = torch::stable::contiguous(logits);
-  const Tensor row_ids = torch::stable::contiguous(rows);
+  const Tensor input = dense(logits);
+  const Tensor row_ids = dense(rows);
   const int64_t blocks = block_count(logits.size(1));
   // Torch's allocator orders their reuse after the kernels on this stream.
   Tensor log_times = torch::stable::new_empty(logits, {logits.size(0), blocks}, ScalarType::Double);
   Tensor taken = torch::stable::new_empty(logits, {logits.size(0), blocks}, ScalarType::Long);
 
   cuda::GumbelTopk<T> op{};
-  op.logits = dense.const_data_ptr<T>();
+  op.logits = input.const_data_ptr<T>();
   op.rows = row_ids.const_data_ptr<int64_t>();
   op.device_seed = seed.is_cpu() ? nullptr : seed.const_data_ptr<int64_t>();
   op.host_seed = seed.is_cpu() ? *seed.const_data_ptr<int64_t>() : 0;
   op.step = step;
-  op.count = dense.size(0);
-  op.items = dense.size(1);
+  op.count = input.size(0);
+  op.items = input.size(1);
   op.k = k;
   op.log_times = log_times.mutable_data_ptr<double>();
   op.taken = reinterpret_cast<uint64_t*>(taken.mutable_data_ptr<int64_t>());

@@ -13,6 +13,7 @@
 
 #include "checks.h"
 #include "runtime.h"
+#include "tensors.h"
 
 namespace irecgan {
 namespace {
@@ -24,9 +25,9 @@ using OptionalTensor = std::optional<Tensor>;
 struct Problem {
   Problem(const Tensor& hidden_in, const Tensor& weight_in, const OptionalTensor& bias_in, const Tensor& targets_in,
           const float* grad)
-      : hidden(torch::stable::contiguous(hidden_in)), weight(torch::stable::contiguous(weight_in)) {
-    if (bias_in.has_value()) bias = torch::stable::contiguous(*bias_in);
-    const Tensor all_targets = torch::stable::contiguous(targets_in);
+      : hidden(dense(hidden_in)), weight(dense(weight_in)) {
+    if (bias_in.has_value()) bias = dense(*bias_in);
+    const Tensor all_targets = dense(targets_in);
     const int64_t* target = all_targets.const_data_ptr<int64_t>();
     const int64_t count = hidden.size(0);
     for (int64_t r = 0; r < count; ++r) {
@@ -103,8 +104,8 @@ std::tuple<Tensor, Tensor, Tensor> linear_log_prob_backward(const Tensor& grad, 
                                                             bool needs_hidden, bool needs_weight, bool needs_bias) {
   check_linear_log_prob(hidden, weight, bias, targets);
   check_linear_log_prob_rows(hidden, grad, log_sum_exp);
-  const Tensor all_grads = torch::stable::contiguous(grad);
-  const Tensor all_sums = torch::stable::contiguous(log_sum_exp);
+  const Tensor all_grads = dense(grad);
+  const Tensor all_sums = dense(log_sum_exp);
   const Problem problem(hidden, weight, bias, targets, all_grads.const_data_ptr<float>());
   Tensor hidden_grad = output(needs_hidden, problem.hidden);
   Tensor weight_grad = output(needs_weight, problem.weight);

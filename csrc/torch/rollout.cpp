@@ -10,6 +10,7 @@
 
 #include "checks.h"
 #include "runtime.h"
+#include "tensors.h"
 
 namespace irecgan {
 namespace {
@@ -22,10 +23,10 @@ using torch::headeronly::ScalarType;
   "Tensor seed, str cell, str reward, int slate_size, int completions, int max_steps, bool share)"
 
 std::vector<Tensor> contiguous(const std::vector<Tensor>& tensors) {
-  std::vector<Tensor> dense;
-  dense.reserve(tensors.size());
-  for (const Tensor& t : tensors) dense.push_back(torch::stable::contiguous(t));
-  return dense;
+  std::vector<Tensor> result;
+  result.reserve(tensors.size());
+  for (const Tensor& t : tensors) result.push_back(dense(t));
+  return result;
 }
 
 const float* floats(const Tensor& t) { return t.const_data_ptr<float>(); }
@@ -58,7 +59,7 @@ RolloutResult rollout(const std::vector<Tensor>& user, const std::vector<Tensor>
   const std::vector<Tensor> u = contiguous(user), a = contiguous(agent), d = contiguous(discriminator);
   const std::vector<Tensor> initial = contiguous({user_state, agent_state, discriminator_state});
   const std::vector<Tensor> row_inputs = contiguous({state_index, symbols, steps, rows});
-  const Tensor sums = torch::stable::contiguous(score_sums);
+  const Tensor sums = dense(score_sums);
   const auto heads = static_cast<size_t>(1 + 4 * sizes.layers);
   const bool binary = reward == "binary";
 
