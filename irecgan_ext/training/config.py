@@ -11,6 +11,7 @@ from irecgan_ext.errors import UsageError
 
 Preset = Literal["quick", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
+MethodName = Literal["lstm", "pg", "lstmd", "irecgan"]
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,9 @@ class TrainConfig:
 
     preset: Preset = "quick"
     """quick: a small GRU, one to two minutes on two cores. paper: the paper's sizes (LSTM, 2 x 512), hours."""
+    method: MethodName = "irecgan"
+    """What to train. lstm: the user model alone, recommending its most clickable items. pg: the agent alone, by policy
+    gradient on the log. irecgan: both, by Algorithm 1. lstmd: the same run, for its user model."""
     data: str = "simulator"
     """Where the log comes from: simulator, a Parquet file as irecgan_ext.simulate writes it (- for standard input), or an
     authors' log_*.txt."""
