@@ -8,6 +8,9 @@ from typing import Literal
 
 from irecgan_ext.training.adversarial import train_irecgan
 from irecgan_ext.training.config import MethodName
+from irecgan_ext.training.methods.actor_critic import train_ac
+from irecgan_ext.training.methods.generated import train_acu, train_pgu
+from irecgan_ext.training.methods.importance import train_pgis
 from irecgan_ext.training.methods.logged import train_lstm, train_pg
 from irecgan_ext.training.run import Run
 
@@ -40,7 +43,7 @@ class Method:
     policies: dict[str, Kept]
 
 
-_LSTM, _PG = {"lstm": Kept("user", "user")}, {"pg": Kept("agent", "agent")}
+_LSTM, _PG, _AC = {"lstm": Kept("user", "user")}, {"pg": Kept("agent", "agent")}, {"ac": Kept("agent", "ac")}
 _IRECGAN = {**_LSTM, **_PG, "lstmd": Kept("user"), "irecgan": Kept("agent")}
 
 METHODS: dict[MethodName, Method] = {
@@ -48,5 +51,9 @@ METHODS: dict[MethodName, Method] = {
     "pg": Method("PG", train_pg, _PG),
     "lstmd": Method("LSTMD", train_irecgan, _IRECGAN),
     "irecgan": Method("IRecGAN", train_irecgan, _IRECGAN),
+    "pgis": Method("PGIS", train_pgis, {"pgis": Kept("agent")}),
+    "ac": Method("AC", train_ac, _AC),
+    "pgu": Method("PGU", train_pgu, {**_LSTM, **_PG, "pgu": Kept("agent")}),
+    "acu": Method("ACU", train_acu, {**_LSTM, **_AC, "acu": Kept("agent")}),
 }
 TITLES: dict[str, str] = {name: method.title for name, method in METHODS.items()}
