@@ -77,7 +77,7 @@ def lesson(tmp_path_factory: pytest.TempPathFactory) -> Callable[[MethodName], L
     return teach
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "lstmd"])  # whose run is irecgan's
 def test_every_method_learns_what_to_recommend(lesson: Callable[[MethodName], Lesson], name: MethodName) -> None:
     """Two good items of ten; means over the seeds, against chance and the best there is."""
     chance, best = (
