@@ -19,9 +19,10 @@ from irecgan_ext.evaluation.policies import AgentPolicy
 from irecgan_ext.models import Agent
 from irecgan_ext.training.adversarial import generate, train_irecgan
 from irecgan_ext.training.agent_update import generated_weights
+from irecgan_ext.training.config import CriticConfig
 from irecgan_ext.training.metrics import read_metrics
 from irecgan_ext.training.run import Run, Unit
-from irecgan_ext.training.value import critic_of, session_log_probs
+from irecgan_ext.training.value import critic_of, fit_critic, session_log_probs
 from irecgan_ext.types import BOS, END, Trajectories
 
 
@@ -131,6 +132,19 @@ def test_log_probs_of_clicks_and_of_slates_that_ended() -> None:
     torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-6)
 
 
+def test_the_critic_counts_the_users_who_leave(tmp_path: Path) -> None:
+    """Half of the users click, for a reward of 4 in Eq (10), half leave, for 1: the state is worth 2.5, not 4."""
+    run = make_run(tmp_path)
+    run.config = replace(run.config, critic=CriticConfig(5e-2, epochs=60))
+    batch = one_step(torch.tensor([[2, 4]]).expand(20, 2), torch.tensor([4, END]).repeat(10))
+    critic = critic_of(run)
+    for unit in run.units("critic", 1):
+        fit_critic(run, unit, critic, batch, losses.step_rewards(torch.ones_like(batch.rewards), batch.rewards))
+    run.close()
+    assert unit.values["critic_loss"] == pytest.approx(1.5**2 / 2, rel=0.05)
+    torch.testing.assert_close(critic(batch).detach(), torch.full((20, 1), 2.5), rtol=0, atol=0.1)
+
+
 def test_a_baseline_leaves_survival_its_credit() -> None:
     """The exact gradient, by enumeration: users of one step who click with the probability of the item that draws their eye.
 
@@ -172,15 +186,9 @@ def test_with_a_value_baseline_survival_still_improves(tmp_path: Path, action: s
     """The simulator's rewards are survival alone: sampled slates must earn more than before the adversarial phase."""
     gains, errors = [], []
     for seed in (0, 1, 2):
-        run = easy_run(
-            tmp_path / str(seed),
-            "irecgan",
-            seed,
-            value_baseline=True,
-            action=action,
-            log_weight=0.0,
-            discriminator="constant",
-        )
+        options = {"value_baseline": True, "action": action, "log_weight": 0.0, "discriminator": "constant"}
+        run = easy_run(tmp_path / str(seed), "irecgan", seed, **options)
+        run.config = replace(run.config, critic=CriticConfig(2e-2))
         train_irecgan(run)
         run.close()
         before = Agent(10, 8, 16, 1)
@@ -192,7 +200,7 @@ def test_with_a_value_baseline_survival_still_improves(tmp_path: Path, action: s
         gains.append(float((last - first).mean()))
         errors.append(float((last - first).std()) / 1000**0.5)
         critic = critic_of(run).eval()
-        values = critic(run.valid)[run.valid.step_mask()]
+        values = critic(run.valid).detach()[run.valid.step_mask()]
         assert float(values.mean()) > 2, "the critic expects a return"
     assert min(gains) > 0, gains
     assert sum(gains) / 3 > max(0.5, 4 * max(errors)), gains
