@@ -20,6 +20,14 @@ from irecgan_ext.training.value import critic_of, session_log_probs
 from irecgan_ext.types import Trajectories
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
     config = replace(tiny_config(), critic=CriticConfig(trace=0.5), pgis=ImportanceConfig(cap=1.2))
@@ -35,7 +43,7 @@ def rewards(log: Trajectories, b: int, t: int) -> float:
 
 def test_the_logging_policy_is_each_items_share_of_the_places(run: Run) -> None:
     """Half of the slates show items 0, 1, 2, half 0, 3, 4, whatever the history: shares 1/3 and four times 1/6."""
-    run.config = replace(run.config, agent=PretrainConfig(3e-2, 60, patience=60, batch=40))
+    run.config = replace(run.config, agent=PretrainConfig(5e-2, 40, patience=40, batch=40, decay=0.95))
     shown = torch.tensor([[0, 1, 2], [4, 3, 0]])
     for part in (run.train, run.valid):
         kind = torch.arange(len(part)) % 2
