@@ -17,6 +17,7 @@ and sum_t E_{x_t ~ P} is the expected sum over the steps of a session, the END s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,7 +32,8 @@ from irecgan_ext.simulators.mdp import MDP, simulate
 from irecgan_ext.simulators.policies import Policy
 from irecgan_ext.types import Trajectories
 
-CHUNK = 256  # slates whose probabilities are integrated together
+CHUNK = 1000  # sessions looked at together
+SLATES = 256  # whose probabilities are integrated together, in cache
 LOG_NODES = (-25.0, 4.5, 0.3)  # of the integration variable: first, last, step
 
 
@@ -52,7 +54,8 @@ class Diagnostics:
         term_delta: sum_t E_pi[w_t Delta]. term_delta_2: sum_t E_data[lambda_2 delta_2 r_t] = lambda_2 (value_data - value).
         term_weight: -sum_t E_pi[(lambda_1 - w_t) r_t]. The last line of section 6 says that the three add up to bias_optimal,
             which holds in expectation where the logging policy shows whatever the agent shows.
-        steps: [T, 5] float64: Delta, |Delta|, |delta_1|, |delta_2| and w_t of each step alone.
+        steps: [T, 5] float64, T = max_steps: Delta, |Delta|, |delta_1|, |delta_2| and w_t of each step alone; NaN at steps that
+            no session reached.
     """
 
     delta: float
@@ -74,6 +77,7 @@ class Diagnostics:
     steps: Tensor
 
 
+@torch.no_grad()
 def diagnose(
     mdp: MDP,
     logging_policy: Policy,
@@ -103,24 +107,29 @@ def diagnose(
     """
     if not 0 < lambda_1 <= 1:
         raise ValueError(f"lambda_1 must be in (0, 1], got {lambda_1}")
-    played = rollout(
-        user,
-        agent,
-        discriminator,
-        slate_size=slate_size,
-        max_steps=max_steps,
-        sessions=sessions,
-        completions=completions if discriminator is not None else 0,
-        seed=seed,
-    )
-    size = {"slate_size": slate_size, "seed": seed, "max_steps": max_steps}
-    own = simulate(mdp, AgentPolicy(agent, slate_size, sample=True), sessions, **size)
-    logged = simulate(mdp, logging_policy, sessions, **size)
-    generated, policy, data = (
-        _laws(mdp, logging_policy, user, agent, log) for log in (played.trajectories, own, logged)
-    )
-    learnt = None if played.q is None else float((played.q * played.trajectories.rewards).double().sum() / sessions)
-    return _summary(generated, policy, data, learnt, lambda_1, max_steps)
+
+    def sampled(policy: Policy) -> Trajectories:
+        return simulate(mdp, policy, sessions, slate_size=slate_size, seed=seed, max_steps=max_steps)
+
+    own, logged = sampled(AgentPolicy(agent, slate_size, sample=True)), sampled(logging_policy)
+    generated, learnt = [], []
+    for first in range(0, sessions, CHUNK):
+        played = rollout(
+            user,
+            agent,
+            discriminator,
+            slate_size=slate_size,
+            max_steps=max_steps,
+            sessions=min(CHUNK, sessions - first),
+            first_row=first,
+            completions=completions if discriminator is not None else 0,
+            seed=seed,
+        )
+        generated.append(played.trajectories)
+        if played.q is not None:
+            learnt.append((played.q * played.trajectories.rewards).double().sum(1))
+    laws = [_laws(mdp, logging_policy, user, agent, logs, max_steps) for logs in (generated, [own], [logged])]
+    return _summary(laws[0], laws[1], laws[2], float(torch.cat(learnt).mean()) if learnt else None, lambda_1)
 
 
 class _Laws(NamedTuple):
@@ -135,21 +144,32 @@ class _Laws(NamedTuple):
     data_reward: Tensor  # r_t, given x_t and that the logging policy chose the slates, which may reveal the state
 
 
-@torch.no_grad()
-def _laws(mdp: MDP, logging_policy: Policy, user: UserModel, agent: Agent, log: Trajectories) -> _Laws:
+def _laws(
+    mdp: MDP, logging_policy: Policy, user: UserModel, agent: Agent, logs: Sequence[Trajectories], horizon: int
+) -> _Laws:
+    """Of all sessions of `logs`, in parts that fit in memory; T = `horizon`."""
     user.eval()
+    parts = []
+    for log in logs:
+        for index in torch.arange(len(log)).split(CHUNK):
+            some = log.select(index)
+            laws = _part(mdp, logging_policy, user, agent, some)
+            parts.append([torch.nn.functional.pad(x, (0, horizon - some.horizon)) for x in laws])
+    return _Laws(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+
+def _part(mdp: MDP, logging_policy: Policy, user: UserModel, agent: Agent, log: Trajectories) -> _Laws:
     truth = session_law(mdp, log)
     recorded = session_law(mdp, log, slate_log_probs(logging_policy, mdp, log.slates))
     own = agent_slate_log_probs(agent, log)
     believed = torch.where(log.step_mask(), user(log)[0].double(), 0.0)
-    expected = user.expectations(log)[1].double()
     return _Laws(
         log.step_mask(),
         _before_click(own, truth.clicks),
         _before_click(own, believed),
         _before_click(recorded.slates, recorded.clicks),
         truth.survival,
-        expected,
+        user.expectations(log)[1].double(),
         recorded.survival,
     )
 
@@ -159,9 +179,7 @@ def _before_click(slates: Tensor, clicks: Tensor) -> Tensor:
     return slates.cumsum(1) + torch.nn.functional.pad(clicks[:, :-1], (1, 0)).cumsum(1)
 
 
-def _summary(
-    generated: _Laws, policy: _Laws, data: _Laws, learnt: float | None, lambda_1: float, horizon: int
-) -> Diagnostics:
+def _summary(generated: _Laws, policy: _Laws, data: _Laws, learnt: float | None, lambda_1: float) -> Diagnostics:
     """Sums over the sessions of each law, sum_t E_{x_t ~ law}[...] as a mean over its sessions."""
     lambda_2 = 1 - lambda_1
     difference = policy.generated_reward - policy.reward
@@ -174,19 +192,23 @@ def _summary(
     # |1 - p / q| under q in two parts, each bounded: the ratio itself has no finite variance.
     near = _excess(generated, generated.log_pi - generated.log_g), _excess(policy, policy.log_g - policy.log_pi)
     far = _excess(data, data.log_pi - data.log_data), _excess(policy, policy.log_data - policy.log_pi)
-    own, size = (_by_step(policy, x, horizon) for x in (difference, difference.abs()))
-    first = _by_step(generated, near[0], horizon) + _by_step(policy, near[1], horizon)
-    second = _by_step(data, far[0], horizon) + _by_step(policy, far[1], horizon)
-    alive = [_by_step(law, torch.ones_like(law.reward), horizon) for law in (policy, policy, generated, data, policy)]
-    sums = torch.stack([own, size, first, second, _by_step(policy, weight, horizon)], 1)
+    own, size = (_by_step(policy, x) for x in (difference, difference.abs()))
+    first = _by_step(generated, near[0]) + _by_step(policy, near[1])
+    second = _by_step(data, far[0]) + _by_step(policy, far[1])
+    alive = [_by_step(law, torch.ones_like(law.reward)) for law in (policy, policy, generated, data, policy)]
+    sums = torch.stack([own, size, first, second, _by_step(policy, weight)], 1)
     counts = torch.stack(alive, 1)
-    overall = (sums.sum(0) / counts.sum(0)).tolist()
+    delta, delta_size, delta_1, delta_2, mean_weight = (sums.sum(0) / counts.sum(0)).tolist()
 
     def bias(rescaled: float) -> float:
         return lambda_1 * rescaled + lambda_2 * value_data - value
 
     return Diagnostics(
-        *overall,
+        delta=delta,
+        delta_size=delta_size,
+        delta_1=delta_1,
+        delta_2=delta_2,
+        weight=mean_weight,
         value=value,
         value_data=value_data,
         value_generated=value_generated,
@@ -204,13 +226,12 @@ def _summary(
 
 def _total(laws: _Laws, values: Tensor) -> float:
     """sum_t E[values] for values [B, T] at sessions drawn from one law."""
-    return float(torch.where(laws.mask, values, 0.0).sum() / len(values))
+    return float(_by_step(laws, values).sum())
 
 
-def _by_step(laws: _Laws, values: Tensor, horizon: int) -> Tensor:
-    """[horizon] float64: E[values] of each step, 0 for sessions that have ended."""
-    sums = torch.where(laws.mask, values, 0.0).sum(0) / len(values)
-    return torch.nn.functional.pad(sums, (0, horizon - len(sums)))
+def _by_step(laws: _Laws, values: Tensor) -> Tensor:
+    """[T] float64: E[values] of each step, 0 for sessions that have ended."""
+    return torch.where(laws.mask, values, 0.0).sum(0) / len(values)
 
 
 def _excess(laws: _Laws, log_ratio: Tensor) -> Tensor:
@@ -218,7 +239,6 @@ def _excess(laws: _Laws, log_ratio: Tensor) -> Tensor:
     return torch.where(laws.mask, -torch.expm1(log_ratio.clamp(max=0.0)), 0.0)
 
 
-@torch.no_grad()
 def agent_slate_log_probs(agent: Agent, log: Trajectories) -> Tensor:
     """[B, T] float64: log pi(a_t | s_t) of each counted step's slate as a set; 0 after the end."""
     counted = log.step_mask()
@@ -226,7 +246,7 @@ def agent_slate_log_probs(agent: Agent, log: Trajectories) -> Tensor:
     states, slates = agent.encoder(log.inputs())[counted], log.slates[counted]
     parts = [
         slate_set_log_prob(agent.logits(some), shown)
-        for some, shown in zip(states.split(CHUNK), slates.split(CHUNK), strict=True)
+        for some, shown in zip(states.split(SLATES), slates.split(SLATES), strict=True)
     ]
     return torch.zeros(counted.shape, dtype=torch.float64).masked_scatter(counted, torch.cat(parts))
 

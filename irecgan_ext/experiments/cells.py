@@ -98,7 +98,9 @@ class CellResult:
             rows = tuple(Row(*row) for row in values.pop("rows"))
             return cls(cell=Cell(**values.pop("cell")), rows=rows, **values)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UsageError(f"{path}: not a cell's result: {reason(error)}; remove it to run the cell again") from error
+            raise UsageError(
+                f"{path}: not a cell's result: {reason(error)}; remove it to run the cell again"
+            ) from error
 
 
 def finished_cells(grid: Grid, out: Path) -> dict[str, CellResult]:

@@ -41,7 +41,7 @@ class ExperimentOptions:
     out: Path | None = None
     """Directory for results.csv, table.csv, figure.png, README.md and the finished cells. None: runs/EXPERIMENT."""
     configurations: tuple[str, ...] = ()
-    """Only these configurations, such as "random(200)" "mix(10000) peaked". Empty: all of the experiment."""
+    """Only these configurations, such as "random(200)" "mix(10000) peaked". Empty: those that the experiment is about."""
     sessions: int = 20_000
     """Evaluation sessions per policy."""
     train_flags: str = ""
@@ -80,7 +80,9 @@ class ExperimentOptions:
             raise UsageError(f"--train-flags: {error}, got {self.train_flags!r}") from error
         for taken in ("--preset", "--seed", "--out", "--resume", "--evaluation.sessions"):
             if any(flag == taken or flag.startswith(f"{taken}=") for flag in flags):
-                raise UsageError(f"--train-flags must not hold {taken}, which the grid decides, got {self.train_flags!r}")
+                raise UsageError(
+                    f"--train-flags must not hold {taken}, which the grid decides, got {self.train_flags!r}"
+                )
 
     def flags(self, *more: str) -> list[str]:
         """Flags of irecgan_ext.train for one run: this command's, then `more`, which say what is compared and win.
@@ -92,8 +94,8 @@ class ExperimentOptions:
         train_config(self.preset, every).check()
         return every
 
-    def chosen(self, names: Sequence[str]) -> list[str]:
-        """The configurations to run, out of all `names`.
+    def chosen(self, names: Sequence[str], default: Sequence[str] = ()) -> list[str]:
+        """The configurations to run, out of all `names`: the ones asked for, or else the `default` ones (none: all).
 
         Raises:
             UsageError: one is unknown.
@@ -101,7 +103,8 @@ class ExperimentOptions:
         for name in self.configurations:
             if name not in names:
                 raise UsageError(f"--configurations must be among {', '.join(names)}, got {name!r}")
-        return [name for name in names if not self.configurations or name in self.configurations]
+        wanted = self.configurations or default or names
+        return [name for name in names if name in wanted]
 
     def settings(self) -> dict[str, str | int]:
         """What all results in one directory have in common."""
@@ -155,6 +158,7 @@ class Experiment:
         draw: its figure, from all rows.
         reference: the method that differences are taken to; None for no differences.
         way: whether to tell the share of the way from random to belief.
+        in_table: whether a configuration has a table in the README; all are in the CSV files.
     """
 
     title: str
@@ -165,3 +169,4 @@ class Experiment:
     draw: Callable[[Sequence[Row], Path], None]
     reference: str | None = "irecgan"
     way: bool = True
+    in_table: Callable[[str], bool] = lambda configuration: True

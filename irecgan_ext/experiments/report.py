@@ -65,7 +65,7 @@ def table_csv(experiment: Experiment, table: Table) -> tuple[list[str], list[lis
 
 def markdown(experiment: Experiment, table: Table) -> str:
     """The tables of all configurations, and the shares of the way."""
-    parts = [_configuration(experiment, table, name) for name in table.configurations]
+    parts = [_configuration(experiment, table, name) for name in table.configurations if experiment.in_table(name)]
     if experiment.way and all(table.has(name, LOW, "reward") for name in table.configurations):
         parts.append(_shares(experiment, table))
     return "\n\n".join(parts)
@@ -119,20 +119,17 @@ def _configuration(experiment: Experiment, table: Table, configuration: str) -> 
 
 def _shares(experiment: Experiment, table: Table) -> str:
     """How far each method gets from `random` to `belief` in each configuration, by greedy reward."""
-    methods = [m for m in table.methods if m not in (LOW, HIGH, "oracle")]
-    lines = [["configuration", *(_emphasis(experiment, m) for m in methods)], ["---"] * (len(methods) + 1)]
-    for configuration in table.configurations:
-        cells = [configuration]
-        for method in methods:
-            share = table.share(configuration, method, LOW, HIGH, "reward")
-            cells.append("" if share is None else Estimate(100 * share.mean, 100 * share.half).text(0) + " %")
-        lines.append(cells)
+    lines = [["method", *table.configurations], ["---"] * (len(table.configurations) + 1)]
+    for method in table.methods:
+        if method in (LOW, HIGH, "oracle"):
+            continue
+        shares = [table.share(configuration, method, LOW, HIGH, "reward") for configuration in table.configurations]
+        cells = ["" if s is None else f"{Estimate(100 * s.mean, 100 * s.half).text(0)} %" for s in shares]
+        lines.append([_emphasis(experiment, method), *cells])
     return "### Share of the way from random to belief\n\n" + _lines(lines)
 
 
-def _difference(
-    experiment: Experiment, table: Table, configuration: str, method: str, metric: str
-) -> Estimate | None:
+def _difference(experiment: Experiment, table: Table, configuration: str, method: str, metric: str) -> Estimate | None:
     reference = experiment.reference
     if reference is None or method == reference:
         return None
