@@ -34,7 +34,7 @@ from irecgan_ext.types import Trajectories
 
 CHUNK = 1000  # sessions looked at together
 SLATES = 256  # whose probabilities are integrated together, in cache
-LOG_NODES = (-25.0, 4.5, 0.3)  # of the integration variable: first, last, step
+LOG_NODES = (-25.0, 4.5, 0.2)  # of the integration variable: first, last, step
 
 
 @dataclass(frozen=True, eq=False)

@@ -167,7 +167,12 @@ def log_path(out: Path, cell: Cell) -> Path:
 
 def work_directory(out: Path, cell: Cell) -> Path:
     """Where the cell keeps files while it runs; removed once its result is stored."""
-    return out / CELLS / "work" / cell.name
+    return work_directories(out) / cell.name
+
+
+def work_directories(out: Path) -> Path:
+    """Folder of the `work_directory` of every cell."""
+    return out / CELLS / "work"
 
 
 def write(path: Path, value: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from irecgan_ext.experiments.cells import (
     log_path,
     open_directory,
     result_path,
+    work_directories,
 )
 from irecgan_ext.experiments.progress import GridProgress
 
@@ -63,8 +65,10 @@ def run_grid(grid: Grid, out: Path, jobs: int, command: str, quiet: bool = False
             with progress:
                 _work(grid, out, jobs, results, failures, progress)
         except KeyboardInterrupt:
-            done = f"{len(results)} of {len(grid.cells)} cells are done"
+            done = f"{len(finished_cells(grid, out))} of {len(grid.cells)} cells are done"
             raise Interrupted(f"interrupted; {done}, the same command goes on from there: {command}") from None
+        if not failures:
+            shutil.rmtree(work_directories(out), ignore_errors=True)  # of workers that were stopped after their result
     if failures:
         first = "; ".join(f"{name}: {why}" for name, why in list(failures.items())[:3])
         raise UsageError(f"{len(failures)} of {len(grid.cells)} cells failed, repeat the command to try again: {first}")
@@ -85,7 +89,8 @@ def _work(
             time.sleep(POLL_SECONDS)
             for worker in [worker for worker in running if worker.process.poll() is not None]:
                 running.remove(worker)
-                if worker.process.returncode == 0:
+                _let_go(worker)
+                if result_path(out, worker.cell).exists():
                     result = CellResult.load(result_path(out, worker.cell))
                     results[worker.cell.name] = result
                     progress.finished(result)
@@ -134,6 +139,12 @@ def _explain(worker: _Worker, out: Path) -> str:
     return f"{said[-1] if said else f'exit status {status}'} (see {path})"
 
 
+def _let_go(worker: _Worker) -> None:
+    """Close our end of its standard input, which it watches."""
+    assert worker.process.stdin is not None
+    worker.process.stdin.close()
+
+
 def _stop(running: list[_Worker]) -> None:
     """End the workers that are still at work."""
     for worker in running:
@@ -145,3 +156,4 @@ def _stop(running: list[_Worker]) -> None:
         except subprocess.TimeoutExpired:
             worker.process.kill()
             worker.process.wait()
+        _let_go(worker)

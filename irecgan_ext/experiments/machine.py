@@ -7,8 +7,6 @@ import platform
 import subprocess
 from pathlib import Path
 
-from irecgan_ext import ops
-
 
 def commit() -> str:
     """Commit of the checkout that the package is imported from, "-dirty" with local changes; otherwise of the build."""
@@ -19,6 +17,8 @@ def commit() -> str:
             return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
         except (OSError, subprocess.CalledProcessError):
             pass
+    from irecgan_ext import ops  # here: it loads torch, which the runner does without
+
     return str(ops.build_info()["commit"])
 
 
