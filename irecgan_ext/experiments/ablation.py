@@ -11,7 +11,7 @@ from irecgan_ext.experiments import training_cell
 from irecgan_ext.experiments.cells import Cell, Grid, Row
 from irecgan_ext.experiments.figure2 import CONFIGURATIONS
 from irecgan_ext.experiments.figures import INK
-from irecgan_ext.experiments.options import Column, Experiment, ExperimentOptions, train_config
+from irecgan_ext.experiments.options import Column, Experiment, ExperimentOptions
 from irecgan_ext.experiments.statistics import Table
 from irecgan_ext.plots import drawing
 from irecgan_ext.training.methods import TITLES
@@ -53,15 +53,13 @@ def grid(options: ExperimentOptions) -> Grid:
 
 def variants(options: ExperimentOptions) -> dict[str, list[str]]:
     """Flags by the name of the variant; the first is IRecGAN, with none."""
-    own = train_config(options.preset, options.flags())
+    own = options.config()
     sessions = own.adversarial.generated * (1 + own.adversarial.logged_ratio)
     every = {name: flags for name, (_, flags) in FIXED.items()}
     for name, ratio in RATIOS.items():
         generated = str(round(sessions / (1 + ratio)))
         every[name] = ["--adversarial.generated", generated, "--adversarial.logged-ratio", str(ratio)]
-    changes = {
-        name: flags for name, flags in every.items() if train_config(options.preset, options.flags(*flags)) != own
-    }
+    changes = {name: flags for name, flags in every.items() if options.config(*flags) != own}
     return {"irecgan": [], **changes}
 
 

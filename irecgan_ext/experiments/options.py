@@ -78,21 +78,26 @@ class ExperimentOptions:
             flags = shlex.split(self.train_flags)
         except ValueError as error:
             raise UsageError(f"--train-flags: {error}, got {self.train_flags!r}") from error
-        for taken in ("--preset", "--seed", "--out", "--resume", "--evaluation.sessions"):
+        for taken in ("--preset", "--method", "--seed", "--out", "--resume", "--evaluation.sessions"):
             if any(flag == taken or flag.startswith(f"{taken}=") for flag in flags):
                 raise UsageError(
                     f"--train-flags must not hold {taken}, which the grid decides, got {self.train_flags!r}"
                 )
+        self.config()
 
     def flags(self, *more: str) -> list[str]:
-        """Flags of irecgan_ext.train for one run: this command's, then `more`, which say what is compared and win.
+        """Flags of irecgan_ext.train for one run: this command's, then `more`, which say what is compared and win."""
+        return ["--evaluation.sessions", str(self.sessions), *shlex.split(self.train_flags), *more]
+
+    def config(self, *more: str) -> TrainConfig:
+        """The configuration that `flags` stand for.
 
         Raises:
-            UsageError: `train_flags` holds something that irecgan_ext.train does not know.
+            UsageError: irecgan_ext.train does not know a flag, or cannot use its value.
         """
-        every = ["--evaluation.sessions", str(self.sessions), *shlex.split(self.train_flags), *more]
-        train_config(self.preset, every).check()
-        return every
+        config = train_config(self.preset, self.flags(*more))
+        config.check()
+        return config
 
     def chosen(self, names: Sequence[str], default: Sequence[str] = ()) -> list[str]:
         """The configurations to run, out of all `names`: the ones asked for, or else the `default` ones (none: all).
