@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -13,6 +14,7 @@ import tyro
 from irecgan_ext.cli import run_command
 from irecgan_ext.errors import UsageError
 from irecgan_ext.evaluation.online import table
+from irecgan_ext.training.job import choose_device
 from irecgan_ext.training.methods import TITLES
 from irecgan_ext.training.outcome import Outcome, evaluate_outcome
 from irecgan_ext.training.source import reopen_source
@@ -29,6 +31,8 @@ class EvaluateOptions:
     """Sessions per policy. None: as in training."""
     seed: int | None = None
     """Seed of the simulated users. None: as in training, which repeats its table."""
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    """Where the models run. None: as in training."""
     json: bool = False
     """Print the results as JSON instead of a table."""
 
@@ -48,8 +52,9 @@ def main(options: EvaluateOptions) -> None:
     config = replace(config, evaluation=replace(config.evaluation, **changes))
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    device = choose_device(options.device or config.device)
     source = reopen_source(options.directory)
-    outcome = Outcome.load(options.directory, config, source.items, source.reward_mode())
+    outcome = Outcome.load(options.directory, config, source.items, source.reward_mode(), device)
     results = evaluate_outcome(outcome, source, config)
     print(json.dumps(results, indent=2, allow_nan=False) if options.json else table(results, TITLES))
 
