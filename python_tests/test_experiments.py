@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def options(experiment: ExperimentName, *configurations: str, seeds: int = 1, fl
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> object:
+def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -80,7 +80,7 @@ def _panel(axis: Axes, table: Table, name: str) -> None:
     axis.set_xticks([*DEPTHS, REWARD_PLACE], [*map(str, DEPTHS), "reward"])
     axis.set_xlabel("coverage@r")
     axis.set_ylim(0, 1.02)
-    axis.set_xlim(0.4, 15.9)
+    axis.set_xlim(0.4, 17.0)
     axis.grid(axis="x", visible=False)
     right.set_ylim(0, top)
     right.grid(visible=False)
