@@ -32,7 +32,10 @@ class Options:
     max_length: int = 40
     """Most clicks of a session. The paper's is 40."""
     items: int | None = 40_000
-    """Keep so many of the most clicked items, the paper's 40,000; None keeps all. Items never clicked are always left out."""
+    """Keep so many of the most clicked items, the paper's 40,000; None keeps all."""
+    clicked_only: bool = True
+    """Leave out items that nobody ever clicked, as the paper does. Whether an item is clicked is then seen from the test
+    sessions too: in a small log, being on a list is half the answer."""
     valid_share: float = 0.1
     """Share of the sessions to stop training on."""
     test_share: float = 0.1
@@ -75,6 +78,10 @@ class TrivagoOptions(Options):
     """The file."""
     reward: Literal["deals", "click"] = "deals"
     """deals: a look at the deals of a clicked item earns 1, for want of bookings; click: every click does."""
+    items: int | None = None
+    """Keep so many of the most clicked items; None keeps all."""
+    clicked_only: bool = False
+    """Leave out items that nobody ever clicked."""
     shuffle: bool = True
     """Put every list in a random order: in these lists, places give away what was clicked. The logged place of each click is
     kept for the baseline."""
@@ -86,6 +93,10 @@ class EbnerdOptions(Options):
 
     source: tyro.conf.Positional[Path]
     """behaviors.parquet."""
+    items: int | None = None
+    """Keep so many of the most clicked items; None keeps all."""
+    clicked_only: bool = False
+    """Leave out items that nobody ever clicked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +223,7 @@ def _assembly(options: Options) -> Assembly:
             raise UsageError(f"--{flag} must be in (0, 1), got {share}")
     if options.seed < 0:
         raise UsageError(f"--seed must not be negative, got {options.seed}")
-    filters = Filters(options.min_length, options.max_length, options.items)
+    filters = Filters(options.min_length, options.max_length, options.items, options.clicked_only)
     shares = (options.valid_share, options.test_share)
     return Assembly(filters, options.repair, options.end, options.shuffle, *shares, options.seed)
 

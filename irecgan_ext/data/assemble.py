@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from irecgan_ext.data.filters import Filters, keep_clicks
+from irecgan_ext.data.filters import Filters, keep_clicks, number_items
 from irecgan_ext.data.raw import RawLog, Repair, check_clicks, summary
 from irecgan_ext.data.report import SPLITS
 from irecgan_ext.errors import LogError
@@ -69,11 +69,13 @@ def assemble(raw: RawLog, how: Assembly) -> Assembled:
     """
     check_clicks(raw, how.repair)
     numbered = raw.steps.with_row_index("place").with_columns(pl.col("place").cast(pl.Int64))
-    clicks, catalogue = keep_clicks(numbered.filter(pl.col("item").is_not_null()), how.filters, raw.dropped)
+    clicks, clicked = keep_clicks(numbered.filter(pl.col("item").is_not_null()), how.filters, raw.dropped)
     count = clicks["session"].n_unique()
     if count < len(SPLITS):
         dropped = summary(raw.dropped)
         raise LogError(f"{raw.table.path}: {count} sessions are left, at least 3 are needed; dropped: {dropped}")
+    shown = None if how.filters.clicked_only else _shown(raw, clicks["list"].unique())
+    catalogue = number_items(clicked, shown, how.filters)
     lists = _lists(raw, pl.concat([clicks["list"], _unclicked(numbered, clicks)["list"]]).unique(), catalogue)
     ends = _ends(numbered, clicks, lists, how.end)
     clicks = clicks.join(catalogue.select("item", pl.col("id").alias("number")), on="item", maintain_order="left")
@@ -124,19 +126,27 @@ def _ends(steps: pl.DataFrame, clicks: pl.DataFrame, lists: pl.DataFrame, end: E
     return ends.with_columns(pl.lit(None, pl.Int32).alias("number"), pl.lit(0.0, pl.Float32).alias("reward"))
 
 
+def _shown(raw: RawLog, lists: pl.Series) -> pl.DataFrame:
+    """item and shows: how many of `lists` hold each item."""
+    counts = [
+        batch.select(pl.col("items").list.unique().alias("item")).explode("item").drop_nulls().group_by("item").len("shows")
+        for batch in raw.batches(lists)
+    ]
+    return pl.concat(counts).group_by("item").agg(pl.col("shows").sum())
+
+
 def _lists(raw: RawLog, wanted: pl.Series, catalogue: pl.DataFrame) -> pl.DataFrame:
     """The lists `wanted` in ids of the catalogue, each item once, sorted by `list`; those of which nothing is left are not."""
     to_id = pl.element().replace_strict(catalogue["item"], catalogue["id"], default=None, return_dtype=pl.Int32)
-    known = pl.col("items").list.eval(to_id).list.drop_nulls()
-    lists = raw.collect(
-        raw.lists.join(wanted.to_frame("list").lazy(), on="list", how="semi")
-        .select("list", known, pl.col("items").list.len().alias("shown"))
-        .with_columns(pl.col("items").list.len().alias("known"))
-        .with_columns(pl.col("items").list.unique(maintain_order=True))
-    )
-    raw.dropped["list items outside the catalogue"] += int((lists["shown"] - lists["known"]).sum())
-    raw.dropped["items repeated in a list"] += int((lists["known"] - lists["items"].list.len()).sum())
-    return lists.filter(pl.col("items").list.len() > 0).select("list", "items").sort("list")
+    parts = []
+    for batch in raw.batches(wanted):
+        known = batch.select("list", pl.col("items").list.eval(to_id).list.drop_nulls())
+        part = known.with_columns(pl.col("items").list.unique(maintain_order=True))
+        shown, left, kept = (int(frame["items"].list.len().sum()) for frame in (batch, known, part))
+        raw.dropped["list items outside the catalogue"] += shown - left
+        raw.dropped["items repeated in a list"] += left - kept
+        parts.append(part.filter(pl.col("items").list.len() > 0))
+    return pl.concat(parts).sort("list")
 
 
 def _split(sessions: pl.Series, how: Assembly) -> pl.DataFrame:

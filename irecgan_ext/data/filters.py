@@ -14,12 +14,14 @@ class Filters:
 
     Attributes:
         min_length, max_length: clicks of a session.
-        top_items: so many of the most clicked items make the catalogue; None for all that are clicked.
+        top_items: so many of the most clicked items make the catalogue; None for all.
+        clicked_only: leave items out of the catalogue that are never clicked.
     """
 
     min_length: int = 2
     max_length: int = 40
     top_items: int | None = 40_000
+    clicked_only: bool = True
 
 
 def keep_clicks(clicks: pl.DataFrame, filters: Filters, dropped: Counter[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -34,7 +36,7 @@ def keep_clicks(clicks: pl.DataFrame, filters: Filters, dropped: Counter[str]) -
         dropped: counts by rule, added to.
 
     Returns:
-        The kept rows of `clicks`, and the catalogue: item, id (0.. by falling number of clicks, ties by item), clicks.
+        The kept rows of `clicks`, and the clicked items: item and clicks, by falling number of clicks, ties by item.
     """
     while True:
         size = len(clicks)
@@ -56,4 +58,21 @@ def keep_clicks(clicks: pl.DataFrame, filters: Filters, dropped: Counter[str]) -
             dropped[f"clicks outside the {filters.top_items} most clicked items"] += len(clicks) - len(kept)
         clicks = kept
         if len(clicks) == size:
-            return clicks, catalogue.with_columns(pl.int_range(pl.len(), dtype=pl.Int32).alias("id"))
+            return clicks, catalogue
+
+
+def number_items(clicked: pl.DataFrame, shown: pl.DataFrame | None, filters: Filters) -> pl.DataFrame:
+    """The catalogue: item, clicks, id (Int32, 0..C-1).
+
+    Args:
+        clicked: item and clicks, as `keep_clicks` returns them.
+        shown: item and shows of every item on the kept lists, which fill the places that clicked items leave, the most
+            shown first; None leaves them out.
+    """
+    if shown is not None:
+        others = shown.join(clicked, on="item", how="anti").sort(["shows", "item"], descending=[True, False])
+        if filters.top_items is not None:
+            others = others.head(filters.top_items - len(clicked))
+        never = others.select("item", pl.lit(0, clicked["clicks"].dtype).alias("clicks"))
+        clicked = pl.concat([clicked, never])
+    return clicked.with_columns(pl.int_range(pl.len(), dtype=pl.Int32).alias("id"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,6 +14,7 @@ from irecgan_ext.errors import LogError
 
 Repair = Literal["add", "drop"]
 OUTSIDE = "clicks not in their list"
+BATCH = 20_000  # lists in memory at a time
 
 
 @dataclass
@@ -38,9 +40,16 @@ class RawLog:
     reward: str | None = None
     products: pl.DataFrame | None = None
 
-    def collect(self, frame: pl.LazyFrame) -> pl.DataFrame:
-        """Run a query on the lists."""
-        return self.table.collect(frame)
+    def batches(self, wanted: pl.Series) -> Iterator[pl.DataFrame]:
+        """`lists`, those in `wanted` only, `BATCH` rows of the file at a time: a join of the whole would hold them all.
+
+        Raises:
+            LogError: the file is damaged.
+        """
+        keys = wanted.unique().to_frame("list")
+        with self.table.reading():
+            for batch in self.lists.collect_batches(chunk_size=BATCH):
+                yield batch.join(keys, on="list", how="semi")
 
 
 def drop_repeats(frame: pl.DataFrame, dropped: Counter[str], rule: str, subset: list[str] | None = None) -> pl.DataFrame:
@@ -59,27 +68,24 @@ def check_clicks(raw: RawLog, repair: Repair) -> None:
         LogError: nothing is left.
     """
     steps = raw.steps.with_row_index("row")
-    inside = pl.col("items").list.contains(pl.col("item"))
-    known = raw.collect(
-        raw.lists.join(steps.lazy().select("row", "list", "item"), on="list", how="inner").select(
-            "row",
-            inside.fill_null(False).alias("inside"),
-            (pl.col("items").list.len() > 0).fill_null(False).alias("shown"),
-        )
-    )
-    steps = steps.join(known, on="row", how="left", maintain_order="left")
-    shown = pl.col("shown").fill_null(False)
     clicked = pl.col("item").is_not_null()
-    raw.dropped["clicks on an empty list"] += steps.filter(clicked & ~shown).height
-    steps = steps.filter(shown)
+    clicks = steps.filter(clicked).select("row", "list", "item")
+    shown = pl.col("items").list.len() > 0
+    known = [
+        batch.filter(shown).join(clicks, on="list").select("row", pl.col("items").list.contains(pl.col("item")).alias("inside"))
+        for batch in raw.batches(clicks["list"])
+    ]
+    steps = steps.join(pl.concat(known), on="row", how="left", maintain_order="left")
+    unlisted = clicked & pl.col("inside").is_null()
+    raw.dropped["clicks on an empty list"] += steps.filter(unlisted).height
     outside = clicked & ~pl.col("inside")
     count = steps.filter(outside).height
     if repair == "drop":
         raw.dropped[OUTSIDE] += count
-        steps = steps.filter(~outside)
+        steps = steps.filter(~outside.fill_null(False))
     else:
         raw.dropped[f"{OUTSIDE}, added to it"] += count
-    raw.steps = steps.drop("row", "inside", "shown")
+    raw.steps = steps.filter(~unlisted).drop("row", "inside")
     if raw.steps.filter(clicked).is_empty():
         raise LogError(f"{raw.table.path}: no click is left; dropped: {summary(raw.dropped)}")
 

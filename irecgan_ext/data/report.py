@@ -72,6 +72,6 @@ class Report:
         for name, (sessions, length, bought) in PAPER.items():
             lines.append(f"{name:8}{sessions:10,}{'':10}{length:15.2f}{'':12}{bought:22.2%}")
         total = sum(split.sessions for split in self.splits.values())
-        lines.append(f"\n{self.ends:,} of {total:,} sessions show their user leaving (--end)")
+        lines.append(f"\n{self.ends:,} of {total:,} sessions end with a list on which the user leaves (--end)")
         dropped = [f"  {count:12,}  {rule}" for rule, count in self.dropped.items() if count]
         return "\n".join([*lines, "dropped:", *(dropped or ["  nothing"])])
