@@ -22,11 +22,12 @@ LAYERS = {
     "ops": {"_C", "reference"},
     "models": {"ops", *COMMON},
     "losses": {"models", "ops", *COMMON},
+    "estimators": {"losses", "models", "ops", *COMMON},
     "rollout": {"models", "ops", *COMMON},
     "data": COMMON,
     "simulators": COMMON,
 }
-LAYERS["evaluation"] = {"rollout", "losses", "models", "ops", "data", "simulators", *COMMON}
+LAYERS["evaluation"] = {"rollout", "estimators", "losses", "models", "ops", "data", "simulators", *COMMON}
 LAYERS["training"] = {"evaluation", *LAYERS["evaluation"]}
 LAYERS["cli"] = COMMON
 COMMANDS = {"train", "simulate", "evaluate", "recommend", "experiments", "plots"}
@@ -78,7 +79,7 @@ def test_heavy_libraries_stay_where_they_belong(path):
     assert "gymnasium" not in names or path == "simulators/environment.py"
     assert "matplotlib" not in names or part in ("plots", "experiments")
     assert "pyarrow" not in names or part == "data"
-    if part in ("reference", "ops", "models", "losses", "rollout", "types"):
+    if part in ("reference", "ops", "models", "losses", "estimators", "rollout", "types"):
         assert names <= {"torch", "typing", *sys.stdlib_module_names, "__future__"}, names
 
 
