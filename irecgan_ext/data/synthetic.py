@@ -7,7 +7,9 @@ clicks the most appealing item.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -60,16 +62,16 @@ def write_synthetic(directory: Path, sessions: int, seed: int = 0) -> None:
     ids = 2 * random.permutation(products) + 7  # as in the originals, ids are not 0, 1, 2, ...
     appeal = random.standard_normal(products)
     _write_products(directory, ids, random)
-    with _Csv(directory / FILES[0]) as queries, _Csv(directory / FILES[1]) as clicks:
-        with _Csv(directory / FILES[2]) as views, _Csv(directory / FILES[3]) as purchases:
-            for first in range(0, sessions, CHUNK):
-                count = min(CHUNK, sessions - first)
-                shown = _queries(random, first, count, products)
-                clicked = _clicks(random, shown, appeal)
-                queries.write(_query_table(random, shown, ids))
-                clicks.write(_twice(random, _click_table(clicked, ids)))
-                views.write(_view_table(random, first, count, ids))
-                purchases.write(_twice(random, _purchase_table(random, clicked, ids)))
+    with ExitStack() as stack:
+        queries, clicks, views, purchases = (stack.enter_context(_Csv(directory / name)) for name in FILES[:4])
+        for first in range(0, sessions, CHUNK):
+            count = min(CHUNK, sessions - first)
+            shown = _queries(random, first, count, products)
+            clicked = _clicks(random, shown, appeal)
+            queries.write(_query_table(random, shown, ids))
+            clicks.write(_twice(random, _click_table(clicked, ids)))
+            views.write(_view_table(random, first, count, ids))
+            purchases.write(_twice(random, _purchase_table(random, clicked, ids)))
 
 
 class _Csv:
@@ -114,7 +116,7 @@ class _Shown:
         self.stride = random.choice(coprime, len(session))
         self.test = random.random(len(session)) < 0.05
 
-    def item(self, query: Ints, place: Ints) -> Ints:
+    def item(self, query: Ints, place: Ints) -> Any:
         """Index of the item at `place` of each of the lists `query` (rows of this chunk)."""
         return (self.start[query] + self.stride[query] * place) % self.products
 
