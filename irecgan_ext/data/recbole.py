@@ -11,7 +11,7 @@ from irecgan_ext.data.columns import Columns, read_columns
 from irecgan_ext.data.packed_log import ITEMS_FILE, SESSIONS_FILE, split_file
 from irecgan_ext.data.raw import RawLog
 from irecgan_ext.data.report import SPLITS
-from irecgan_ext.data.tables import RawTable, open_text
+from irecgan_ext.data.tables import ROW, RawTable, open_text
 from irecgan_ext.files import atomic_write
 
 COLUMNS = Columns("session_id", "item_list", "item_id", order="timestamp", reward="label", list_separator=" ")
@@ -36,7 +36,7 @@ def read_inter(path: Path, names: Columns = COLUMNS) -> RawLog:
     table = open_text(path, (), "\t")
     with table.reading():
         typed = table.frame.collect_schema().names()
-    plain = {name.partition(":")[0]: name for name in typed}
+    plain = {name.partition(":")[0]: name for name in typed if name != ROW}
     names = replace(
         names,
         order=names.order if names.order in plain else None,
