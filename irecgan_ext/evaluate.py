@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -16,6 +17,7 @@ from irecgan_ext.errors import UsageError
 from irecgan_ext.evaluation.online import table
 from irecgan_ext.evaluation.rerank import rerank_table
 from irecgan_ext.training.config import TrainConfig
+from irecgan_ext.training.job import choose_device
 from irecgan_ext.training.methods import TITLES
 from irecgan_ext.training.outcome import Outcome, evaluate_outcome, rerank_outcome
 from irecgan_ext.training.source import Source, open_source, reopen_source
@@ -35,6 +37,8 @@ class EvaluateOptions:
     """Seed of the simulated users. None: as in training, which repeats its table."""
     data: Path | None = None
     """Another prepared log with the same catalogue, whose test sessions are reranked. None: the one of the training."""
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    """Where the models run. None: as in training."""
     json: bool = False
     """Print the results as JSON instead of a table."""
 
@@ -54,12 +58,12 @@ def main(options: EvaluateOptions) -> None:
     config = replace(config, evaluation=replace(config.evaluation, **changes))
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    device = choose_device(options.device or config.device)
     source = reopen_source(options.directory)
-    if options.data is not None:
-        source = _other_data(options.data, source, config)
-    outcome = Outcome.load(options.directory, config, source.items, source.reward_mode())
-    if source.prepared is not None:
-        found = rerank_outcome(outcome, source.prepared)
+    data = source if options.data is None else _other_data(options.data, source, config)
+    outcome = Outcome.load(options.directory, config, source.items, source.reward_mode(), device)
+    if data.prepared is not None:
+        found = rerank_outcome(outcome, data.prepared)
         print(json.dumps(found, indent=2, allow_nan=False) if options.json else rerank_table(found, TITLES))
         return
     results = evaluate_outcome(outcome, source, config)

@@ -95,10 +95,7 @@ def test_models_rank_by_their_scores_after_the_clicks_before(log: PreparedLog, k
         states = model.encoder(one.inputs())[0]
         for t in range(int(one.lengths[0]) - 1):
             items = one.slates[0, t][one.slates[0, t] != PAD]
-            if kind is Agent:
-                scores = model.logits(states[t])[items]
-            else:
-                scores = model.click_logits(states[t], items)[:-1]
+            scores = model.logits(states[t])[items] if kind is Agent else model.click_logits(states[t], items)[:-1]
             own = scores[items == one.clicks[0, t]]
             assert (got.above[at], got.width[at]) == ((scores > own).sum(), len(items))
             at += 1

@@ -41,7 +41,7 @@ def update_agent(
     config, agent = run.config.adversarial, run.models.agent
     optimiser = run.optimiser("adversarial_agent", agent, rate, weight_decay=0.0)
     fake = played.trajectories
-    weights = _weights(run, unit, played, critic, trace)
+    weights = generated_weights(run, unit, played, critic, trace)
     order = torch.randperm(len(fake), generator=unit.generator, device=weights.device)
     agent.train()
     for part in order.split(config.agent_batch):
@@ -103,7 +103,9 @@ def scores(played: Rollout) -> Tensor:
     return torch.ones_like(played.trajectories.rewards) if played.q is None else played.q
 
 
-def _weights(run: Run, unit: Unit, played: Rollout, critic: Critic | None, trace: float) -> Tensor:
+def generated_weights(
+    run: Run, unit: Unit, played: Rollout, critic: Critic | None = None, trace: float = 1.0
+) -> Tensor:
     """[m, T] weight of each generated step's log-probability in the agent's gradient."""
     config, fake, q = run.config.adversarial, played.trajectories, scores(played)
     mask, gamma, lambda_r = fake.step_mask(), config.gamma, config.lambda_r

@@ -6,6 +6,7 @@ import copy
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from irecgan_ext.data.packed_log import PreparedLog
@@ -25,7 +26,7 @@ from irecgan_ext.types import Trajectories
 
 @dataclass(frozen=True)
 class Outcome:
-    """The models that a run ends with, on the CPU.
+    """The models that a run ends with.
 
     Attributes:
         models: user model, agent and discriminator at the end (running averages where the method keeps them); parts that
@@ -39,11 +40,18 @@ class Outcome:
     @classmethod
     def of(cls, run: Run) -> Outcome:
         """From a run that has just finished."""
-        return cls.build(run.config.method, run.average.cpu(), run.snapshots)
+        return cls.build(run.config.method, run.average, run.snapshots)
 
     @classmethod
-    def load(cls, directory: Path, config: TrainConfig, items: int, reward: RewardMode) -> Outcome:
-        """From the final checkpoint in a run's directory.
+    def load(
+        cls,
+        directory: Path,
+        config: TrainConfig,
+        items: int,
+        reward: RewardMode,
+        device: torch.device | str = "cpu",
+    ) -> Outcome:
+        """From the final checkpoint in a run's directory, on `device`.
 
         Raises:
             UsageError: the run has not finished. CheckpointError: the checkpoint is damaged.
@@ -57,7 +65,7 @@ class Outcome:
             raise UsageError(f"{path}: was trained on a catalogue of {trained} items, the data has {items}")
         models = Models(items, config.model, reward)
         models.load_state_dict(state["average"])
-        return cls.build(config.method, models, state["snapshots"])
+        return cls.build(config.method, models.to(device), state["snapshots"])
 
     @classmethod
     def build(cls, method: MethodName, models: Models, snapshots: dict[str, dict[str, Tensor]]) -> Outcome:

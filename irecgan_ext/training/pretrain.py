@@ -52,7 +52,7 @@ def epochs(
     config: PretrainConfig,
     *,
     valid_loss: Loss | None = None,
-    before: Callable[[Unit, Trajectories], None] | None = None,
+    before: Callable[[Trajectories], None] | None = None,
 ) -> Iterator[tuple[Unit, float]]:
     """The epochs of `phase`, each trained before it is yielded with its held-out loss; the best one stays.
 
@@ -100,7 +100,7 @@ def train_epoch(
     model: nn.Module,
     loss: Loss,
     config: PretrainConfig,
-    before: Callable[[Unit, Trajectories], None] | None = None,
+    before: Callable[[Trajectories], None] | None = None,
 ) -> None:
     """One pass over the training sessions; reports the mean loss per session as `loss`."""
     model.train()
@@ -109,7 +109,7 @@ def train_epoch(
     for index in minibatches(sizes(run.train), config.batch, unit.generator):
         batch = run.train.select(index)
         if before is not None:
-            before(unit, batch)
+            before(batch)
         total += run.descend(optimiser, loss(batch), f"{unit.phase} loss", rate) * len(index)
     unit.values["loss"] = total / len(run.train)
 
