@@ -97,7 +97,9 @@ def test_several_steps_against_enumeration(logging: type[Policy]) -> None:
     for name, number in vars(exact).items():
         assert getattr(found, name) == pytest.approx(number, abs=0.02), name
     assert found.steps.shape == (3, 5)
-    assert found.bias_optimal == pytest.approx(0.4 * exact.value_optimal + 0.6 * exact.value_data - exact.value, abs=0.02)
+    assert found.bias_optimal == pytest.approx(
+        0.4 * exact.value_optimal + 0.6 * exact.value_data - exact.value, abs=0.02
+    )
     if logging is RandomPolicy:  # it shows whatever the agent shows
         assert terms(found) == pytest.approx(found.bias_optimal, abs=0.02)
 
@@ -175,7 +177,15 @@ def test_bad_share(lambda_1: float) -> None:
     user, agent = memoryless(1.0)
     with pytest.raises(ValueError, match=r"^lambda_1 must be in \(0, 1\], got"):
         diagnose(
-            two_states(), RandomPolicy(2, 1), user, agent, None, slate_size=1, sessions=9, max_steps=2, lambda_1=lambda_1
+            two_states(),
+            RandomPolicy(2, 1),
+            user,
+            agent,
+            None,
+            slate_size=1,
+            sessions=9,
+            max_steps=2,
+            lambda_1=lambda_1,
         )
 
 
@@ -184,7 +194,8 @@ def test_slate_as_a_set_sums_over_its_orders() -> None:
     logits = torch.randn(6, 7) * torch.tensor([0.1, 1.0, 3.0, 6.0, 10.0, 20.0])[:, None]
     slates = torch.stack([torch.randperm(7)[:3] for _ in range(6)])
     ordered = [
-        losses.plackett_luce_log_prob(logits.double(), slates[:, list(order)]) for order in itertools.permutations(range(3))
+        losses.plackett_luce_log_prob(logits.double(), slates[:, list(order)])
+        for order in itertools.permutations(range(3))
     ]
     expected = torch.stack(ordered).logsumexp(0)
     torch.testing.assert_close(slate_set_log_prob(logits, slates), expected, rtol=1e-8, atol=1e-8)

@@ -105,7 +105,9 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, runner: subp
     resumed_without_repetition(tmp_path, finished)
 
 
-def test_a_killed_worker_costs_its_cell_which_is_tried_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_worker_costs_its_cell_which_is_tried_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     results = run_grid(grid("once", "0", seeds=2), tmp_path, 2, COMMAND)
     assert [result.cell.job for result in results] == ["once", "0", "once", "0"]
     assert Counter(name for name, _ in starts(tmp_path)) == {
@@ -152,7 +154,9 @@ def test_a_stored_result_must_be_of_the_same_task_and_whole(tmp_path: Path) -> N
     with pytest.raises(UsageError, match=r"^--out: .*plain-0-seed-0\.json is of another task"):
         run_grid(plan, tmp_path, 1, COMMAND, quiet=True)
     path.write_text("{")
-    with pytest.raises(UsageError, match=r"plain-0-seed-0\.json: not a cell's result: .*; remove it to run the cell again$"):
+    with pytest.raises(
+        UsageError, match=r"plain-0-seed-0\.json: not a cell's result: .*; remove it to run the cell again$"
+    ):
         run_grid(plan, tmp_path, 1, COMMAND, quiet=True)
 
 

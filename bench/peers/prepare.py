@@ -1,7 +1,7 @@
 """DIGINETICA's raw files to sessions with pandas, as one would write it in a notebook: everything in memory.
 
-`python -m bench.peers.prepare RAW OUT` writes one Parquet file and prints the number of sessions and of clicks. The rules are those
-of `irecgan_ext.prepare diginetica --end none`, without its report, maps and split.
+`python -m bench.peers.prepare RAW OUT` writes one Parquet file and prints the number of sessions and of clicks. The rules are
+those of `irecgan_ext.prepare diginetica --end none`, without its report, maps and split.
 """
 
 from __future__ import annotations
