@@ -12,12 +12,13 @@ import irecgan_ext
 PACKAGE = Path(irecgan_ext.__file__).parent
 NAME = "irecgan_ext"
 
-COMMON = {"errors", "files", "types"}
+COMMON = {"errors", "files", "types", "packed"}
 # Part of the package -> the parts that it may import, besides itself.
 LAYERS = {
     "errors": set(),
     "files": set(),
     "types": set(),
+    "packed": {"types"},
     "reference": set(),
     "ops": {"_C", "reference"},
     "models": {"ops", *COMMON},
@@ -30,7 +31,7 @@ LAYERS = {
 LAYERS["evaluation"] = {"rollout", "estimators", "losses", "models", "ops", "data", "simulators", *COMMON}
 LAYERS["training"] = {"evaluation", *LAYERS["evaluation"]}
 LAYERS["cli"] = COMMON
-COMMANDS = {"train", "simulate", "evaluate", "recommend", "experiments", "plots"}
+COMMANDS = {"prepare", "train", "simulate", "evaluate", "recommend", "experiments", "plots"}
 for command in COMMANDS:
     LAYERS[command] = {"cli", "training", *LAYERS["training"]}
 for command in COMMANDS - {"plots"}:
@@ -78,7 +79,7 @@ def test_heavy_libraries_stay_where_they_belong(path):
     part = Path(path).parts[0].removesuffix(".py")
     assert "gymnasium" not in names or path == "simulators/environment.py"
     assert "matplotlib" not in names or part in ("plots", "experiments")
-    assert "pyarrow" not in names or part == "data"
+    assert not names & {"pyarrow", "polars"} or part == "data"
     if part in ("reference", "ops", "models", "losses", "estimators", "rollout", "types"):
         assert names <= {"torch", "typing", *sys.stdlib_module_names, "__future__"}, names
 
@@ -112,7 +113,7 @@ import sys, time
 begin = time.perf_counter()
 import irecgan_ext
 taken = time.perf_counter() - begin
-heavy = {"torch", "matplotlib", "numpy", "gymnasium", "pyarrow", "tensorboard", "tyro"} & set(sys.modules)
+heavy = {"torch", "matplotlib", "numpy", "gymnasium", "pyarrow", "polars", "tensorboard", "tyro"} & set(sys.modules)
 print(taken, *sorted(heavy))
 """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from irecgan_ext.experiments import ablation, bias, figure2, figure3
+from irecgan_ext.experiments import ablation, bias, figure2, figure3, table1
 from irecgan_ext.experiments.options import Experiment, ExperimentName
 
 EXPERIMENTS: dict[ExperimentName, Experiment] = {
@@ -10,4 +10,5 @@ EXPERIMENTS: dict[ExperimentName, Experiment] = {
     "figure3": figure3.EXPERIMENT,
     "ablation": ablation.EXPERIMENT,
     "bias": bias.EXPERIMENT,
+    "table1": table1.EXPERIMENT,
 }

@@ -16,7 +16,7 @@ from irecgan_ext.experiments.cells import Grid, Row
 from irecgan_ext.experiments.machine import cores
 from irecgan_ext.training.config import Preset, TrainConfig, preset
 
-ExperimentName = Literal["figure2", "figure3", "ablation", "bias"]
+ExperimentName = Literal["figure2", "figure3", "ablation", "bias", "table1"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ExperimentOptions:
 
     experiment: tyro.conf.Positional[ExperimentName]
     """figure2: what is learnt from logs. figure3: online learning. ablation: what each part of IRecGAN is worth. bias:
-    section 6, measured."""
+    section 6, measured. table1: reranking the lists of a real log (needs --data)."""
     preset: Preset = "quick"
     """Models and schedule, as of irecgan_ext.train."""
     seeds: int = 5
@@ -44,6 +44,8 @@ class ExperimentOptions:
     """Only these configurations, such as "random(200)" "mix(10000) peaked". Empty: those that the experiment is about."""
     sessions: int = 20_000
     """Evaluation sessions per policy."""
+    data: Path | None = None
+    """Of table1: the directory that irecgan_ext.prepare wrote."""
     train_flags: str = ""
     """Further flags of irecgan_ext.train for every run, in one word: --train-flags="--model.hidden 32 --user.epochs 9"."""
     quiet: bool = False
@@ -83,6 +85,8 @@ class ExperimentOptions:
                 raise UsageError(
                     f"--train-flags must not hold {taken}, which the grid decides, got {self.train_flags!r}"
                 )
+        if self.data is not None and self.experiment != "table1":
+            raise UsageError(f"--data: {self.experiment} makes its own logs; only table1 reads one")
         self.config()
 
     def flags(self, *more: str) -> list[str]:
@@ -113,7 +117,12 @@ class ExperimentOptions:
 
     def settings(self) -> dict[str, str | int]:
         """What all results in one directory have in common."""
-        return {"preset": self.preset, "sessions": self.sessions, "train_flags": self.train_flags}
+        common: dict[str, str | int] = {
+            "preset": self.preset,
+            "sessions": self.sessions,
+            "train_flags": self.train_flags,
+        }
+        return common if self.data is None else {**common, "data": str(self.data.resolve())}
 
     def command(self) -> str:
         """The command line that these options stand for."""
@@ -123,6 +132,7 @@ class ExperimentOptions:
         words += ["--jobs", str(self.workers), "--out", str(self.directory)]
         words += ["--configurations", *self.configurations] if self.configurations else []
         words += ["--sessions", str(self.sessions)] if self.sessions != type(self).sessions else []
+        words += ["--data", str(self.data)] if self.data is not None else []
         words += [f"--train-flags={self.train_flags}"] if self.train_flags else []
         return shlex.join(words)
 

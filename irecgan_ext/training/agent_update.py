@@ -9,8 +9,9 @@ from torch import Tensor
 
 from irecgan_ext import losses
 from irecgan_ext.models import Agent, Critic
+from irecgan_ext.packed import Sessions
 from irecgan_ext.rollout import Rollout
-from irecgan_ext.training.batches import sample
+from irecgan_ext.training.batches import draw
 from irecgan_ext.training.config import AdversarialConfig
 from irecgan_ext.training.pretrain import agent_loss, agent_returns
 from irecgan_ext.training.run import Run, Unit
@@ -21,7 +22,7 @@ from irecgan_ext.types import Trajectories
 def update_agent(
     run: Run,
     unit: Unit,
-    logged: Trajectories,
+    logged: Sessions,
     played: Rollout,
     rate: float,
     critic: Critic | None = None,
@@ -47,7 +48,7 @@ def update_agent(
         batch = fake.select(part)
         loss = on_policy_loss(agent, batch, weights[part, : batch.horizon], config, valued=critic is not None)
         if config.log_weight > 0:
-            real = sample(logged, len(part), unit.generator)
+            real = logged.select(draw(len(logged), len(part), unit.generator))
             on_log = agent_loss(agent, real, config) if logged_loss is None else logged_loss(real)
             loss = loss + config.log_weight * on_log
         unit.values["agent_loss"] = run.descend(optimiser, loss, "agent's loss", rate)
@@ -93,7 +94,7 @@ def slate_log_probs(agent: Agent, batch: Trajectories) -> Tensor:
     """[B, T]: exact Plackett-Luce log-probability of each counted step's slate, in order; 0 after the end."""
     counted = batch.step_mask()
     states = agent.encoder(batch.inputs())
-    chosen = losses.plackett_luce_log_prob(agent.logits(states[counted]), batch.slates[counted])
+    chosen = agent.over_catalogue(losses.plackett_luce_log_prob, states[counted], batch.slates[counted])
     return states.new_zeros(counted.shape).masked_scatter(counted, chosen)
 
 

@@ -9,8 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from irecgan_ext.data.packed_log import PreparedLog
 from irecgan_ext.errors import UsageError
 from irecgan_ext.evaluation.online import Results, evaluate_methods, logged
+from irecgan_ext.evaluation.rerank import Results as RerankResults
+from irecgan_ext.evaluation.rerank import rerank
 from irecgan_ext.models import Agent, UserModel
 from irecgan_ext.models.user_model import RewardMode
 from irecgan_ext.training.checkpoint import load_checkpoint, unflatten_state
@@ -18,6 +21,7 @@ from irecgan_ext.training.config import MethodName, TrainConfig
 from irecgan_ext.training.methods import METHODS
 from irecgan_ext.training.run import Models, Run, final_path
 from irecgan_ext.training.source import Source
+from irecgan_ext.types import Trajectories
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,9 @@ class Outcome:
         if not path.exists():
             raise UsageError(f"{directory}: the run has not finished; go on with --resume {directory}")
         state = unflatten_state(*load_checkpoint(path))
+        trained = state["average"]["agent.head.bias"].shape[0]
+        if trained != items:
+            raise UsageError(f"{path}: was trained on a catalogue of {trained} items, the data has {items}")
         models = Models(items, config.model, reward)
         models.load_state_dict(state["average"])
         return cls.build(config.method, models.to(device), state["snapshots"])
@@ -77,6 +84,7 @@ def evaluate_outcome(outcome: Outcome, source: Source, config: TrainConfig) -> R
     """The online test of what the run learnt; only the log's own reward where its users are not known."""
     if source.mdp is None:
         return {"log": logged(source.log)}
+    assert isinstance(source.log, Trajectories)  # simulated
     return evaluate_methods(
         source.mdp,
         source.log,
@@ -86,3 +94,8 @@ def evaluate_outcome(outcome: Outcome, source: Source, config: TrainConfig) -> R
         seed=config.evaluation.seed,
         max_steps=config.evaluation.max_steps,
     )
+
+
+def rerank_outcome(outcome: Outcome, log: PreparedLog) -> RerankResults:
+    """How what the run learnt reranks the lists of a prepared log's test sessions."""
+    return rerank(outcome.learnt, log.train.sessions, log.test.sessions, log.test.positions, log.items)

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from irecgan_ext import losses
 from irecgan_ext.models import Agent, UserModel
-from irecgan_ext.training.batches import minibatches
+from irecgan_ext.training.batches import minibatches, sizes
 from irecgan_ext.training.config import AdversarialConfig, PretrainConfig
 from irecgan_ext.training.run import Run, Unit
 from irecgan_ext.types import Trajectories
@@ -106,7 +106,7 @@ def train_epoch(
     model.train()
     total = 0.0
     rate = config.learning_rate * config.decay**unit.index
-    for index in minibatches(run.train.lengths, config.batch, unit.generator):
+    for index in minibatches(sizes(run.train), config.batch, unit.generator):
         batch = run.train.select(index)
         if before is not None:
             before(batch)

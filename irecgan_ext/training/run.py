@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from irecgan_ext.errors import Interrupted, UserError
 from irecgan_ext.models import Agent, Discriminator, UserModel
 from irecgan_ext.models.user_model import RewardMode
+from irecgan_ext.packed import Sessions
 from irecgan_ext.simulators.mdp import MDP
 from irecgan_ext.training.checkpoint import (
     checkpoint_path,
@@ -93,8 +94,8 @@ class Run:
         self,
         config: TrainConfig,
         directory: Path,
-        train: Trajectories,
-        valid: Trajectories,
+        train: Sessions,
+        valid: Sessions,
         items: int,
         reward: RewardMode,
         device: torch.device,
@@ -104,7 +105,7 @@ class Run:
         self.config = config
         self.mdp = mdp
         self.directory = directory
-        self.train = train.to(device)
+        self.train: Sessions = train.to(device)
         self.valid = valid.to(device)
         self.items = items
         self.device = device

@@ -51,7 +51,7 @@ def session_log_probs(agent: Agent, batch: Trajectories) -> Tensor:
     log-probability at END steps, where there is none; 0 after the end."""
     counted = batch.step_mask()
     states = agent.encoder(batch.inputs())
-    logits, clicks = agent.logits(states[counted]), batch.clicks[counted]
-    clicked = logits.gather(-1, clicks.clamp(min=0)[:, None])[:, 0] - logits.logsumexp(-1)
-    left = losses.plackett_luce_log_prob(logits, batch.slates[counted])
-    return states.new_zeros(counted.shape).masked_scatter(counted, torch.where(clicks >= 0, clicked, left))
+    clicks = batch.clicks[counted]
+    left = agent.over_catalogue(losses.plackett_luce_log_prob, states[counted], batch.slates[counted])
+    chosen = torch.where(clicks >= 0, agent.log_probs(states[counted], clicks.clamp(min=0)), left)
+    return states.new_zeros(counted.shape).masked_scatter(counted, chosen)
