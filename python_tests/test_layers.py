@@ -18,20 +18,22 @@ LAYERS = {
     "errors": set(),
     "files": set(),
     "types": set(),
+    "plackett_luce": set(),
     "reference": set(),
     "ops": {"_C", "reference"},
     "models": {"ops", *COMMON},
-    "losses": {"models", "ops", *COMMON},
+    "losses": {"models", "ops", "plackett_luce", *COMMON},
+    "serving": {"models", "ops", *COMMON},
     "rollout": {"models", "ops", *COMMON},
     "data": COMMON,
-    "simulators": COMMON,
+    "simulators": {"plackett_luce", *COMMON},
 }
-LAYERS["evaluation"] = {"rollout", "losses", "models", "ops", "data", "simulators", *COMMON}
+LAYERS["evaluation"] = {"rollout", "losses", "models", "ops", "plackett_luce", "data", "simulators", *COMMON}
 LAYERS["training"] = {"evaluation", *LAYERS["evaluation"]}
 LAYERS["cli"] = COMMON
-COMMANDS = {"train", "simulate", "evaluate", "recommend", "experiments", "plots"}
+COMMANDS = {"train", "simulate", "evaluate", "recommend", "export", "off_policy", "experiments", "plots"}
 for command in COMMANDS:
-    LAYERS[command] = {"cli", "training", *LAYERS["training"]}
+    LAYERS[command] = {"cli", "training", "serving", *LAYERS["training"]}
 for command in COMMANDS - {"plots"}:
     LAYERS[command].add("plots")
 
@@ -78,7 +80,7 @@ def test_heavy_libraries_stay_where_they_belong(path):
     assert "gymnasium" not in names or path == "simulators/environment.py"
     assert "matplotlib" not in names or part in ("plots", "experiments")
     assert "pyarrow" not in names or part == "data"
-    if part in ("reference", "ops", "models", "losses", "rollout", "types"):
+    if part in ("reference", "ops", "models", "losses", "plackett_luce", "rollout", "types"):
         assert names <= {"torch", "typing", *sys.stdlib_module_names, "__future__"}, names
 
 

@@ -10,6 +10,7 @@
 | `state`   | int64       | optional: the simulator's true state                                            |
 | `start`   | int64       | optional: the item a session starts from, or null; the same on every row of it  |
 
+Columns with the probability of each slate under the logging policy may stand beside them: see `data.propensities`.
 A session whose last click is not null was cut before its end (censored). Narrower integers, float64 rewards and the
 other list types are accepted. The file's metadata key `irecgan_ext` holds JSON: `schema_version`, `items`,
 `slate_size` and the free `metadata`; a file without it is read with `items` = the largest id + 1.
@@ -33,10 +34,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from irecgan_ext.data.authors import read_authors_log
+from irecgan_ext.data.propensities import propensity_columns
 from irecgan_ext.data.rows import Ints, Rows, check_rows, check_sessions, positions, read_rows
 from irecgan_ext.errors import LogError
 from irecgan_ext.files import atomic_write, reason
-from irecgan_ext.types import BOS, END, PAD, Trajectories
+from irecgan_ext.types import BOS, END, PAD, Propensities, Trajectories
 
 __all__ = ["LogError", "SessionLog", "load_log", "read_sessions", "write_sessions"]
 
@@ -116,7 +118,11 @@ def read_sessions(path: str | Path, *, items: int | None = None) -> SessionLog:
 
 
 def write_sessions(
-    path: str | Path, trajectories: Trajectories, items: int, metadata: Mapping[str, Any] | None = None
+    path: str | Path,
+    trajectories: Trajectories,
+    items: int,
+    metadata: Mapping[str, Any] | None = None,
+    propensities: Propensities | None = None,
 ) -> None:
     """Write a Parquet log with session ids 0..B-1 that `read_sessions` reads back. It appears whole or not at all.
 
@@ -125,6 +131,7 @@ def write_sessions(
         trajectories: at least one session.
         items: C.
         metadata: JSON-able notes: policy, seed, ...
+        propensities: how probable the logging policy made each slate, [B, T] and [B, T, K]; see `data.propensities`.
 
     Raises:
         ValueError: the sessions break a rule of `Trajectories`, or `metadata` holds NaN or infinity.
@@ -141,7 +148,10 @@ def write_sessions(
         "slate_size": trajectories.slate_size,
         "metadata": dict(metadata or {}),
     }
-    table = _table(rows).replace_schema_metadata({_KEY: json.dumps(header, sort_keys=True, allow_nan=False).encode()})
+    table = _table(rows)
+    for column, values in propensity_columns(propensities, trajectories).items() if propensities is not None else ():
+        table = table.append_column(column, values)
+    table = table.replace_schema_metadata({_KEY: json.dumps(header, sort_keys=True, allow_nan=False).encode()})
     try:
         if str(path) == "-":
             buffer = io.BytesIO()

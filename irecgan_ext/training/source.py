@@ -42,7 +42,8 @@ class Source:
         """The policy that made the log, ready to run again; None where it is not known."""
         if self.mdp is None:
             return None
-        return make_policy(str(self.metadata.get("policy")), self.mdp, self.log.slate_size)
+        name, temperature = str(self.metadata.get("policy")), float(self.metadata.get("policy_temperature", 1.0))
+        return make_policy(name, self.mdp, self.log.slate_size, temperature)
 
     def reward_mode(self) -> RewardMode:
         """ "survival" if a reward of 1 is the same as a click, as in the simulator; otherwise "binary".
