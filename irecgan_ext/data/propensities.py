@@ -49,7 +49,7 @@ def read_propensities(path: str | Path, sessions: Trajectories) -> Propensities 
         found = [column for column in PROPENSITIES if column in file.schema_arrow.names]
         if "pscore" not in found:
             return None
-        table = file.read(columns=["session", "step", *found])
+        table = file.read(columns=["session", "step", *found], use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise LogError(f"{path}: {reason(error)}") from error
     order = np.lexsort((table["step"].to_numpy(), table["session"].to_numpy()))
