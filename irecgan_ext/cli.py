@@ -7,8 +7,7 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from irecgan_ext.errors import Interrupted, UsageError, UserError
@@ -62,21 +61,6 @@ def run_command(
             raise
         return _complain(f"{error.filename}: {reason(error)}" if error.filename is not None else reason(error))
     return OK
-
-
-@contextmanager
-def checking_arguments() -> Iterator[None]:
-    """Take a ValueError of the block, which holds nothing but calls with the user's arguments, for a wrong argument.
-
-    Raises:
-        UsageError: in place of any ValueError that is not a `UserError` already.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UsageError(str(error)) from error
 
 
 def flag_value(flag: str, args: Sequence[str]) -> str | None:

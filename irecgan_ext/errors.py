@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(ValueError):
     """Base of every error whose message alone tells the user what to change."""
@@ -21,3 +24,18 @@ class Interrupted(UserError):
 
 class UsageError(UserError):
     """A command-line argument breaks a rule that its type cannot express."""
+
+
+@contextmanager
+def checking_arguments() -> Iterator[None]:
+    """Take a ValueError of the block, which holds nothing but calls with the user's arguments, for a wrong argument.
+
+    Raises:
+        UsageError: in place of any ValueError that is not a `UserError` already.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UsageError(str(error)) from error

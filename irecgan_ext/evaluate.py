@@ -13,6 +13,7 @@ import tyro
 from irecgan_ext.cli import run_command
 from irecgan_ext.errors import UsageError
 from irecgan_ext.evaluation.online import table
+from irecgan_ext.training.methods import TITLES
 from irecgan_ext.training.outcome import Outcome, evaluate_outcome
 from irecgan_ext.training.source import reopen_source
 from irecgan_ext.training.summary import read_config
@@ -50,7 +51,7 @@ def main(options: EvaluateOptions) -> None:
     source = reopen_source(options.directory)
     outcome = Outcome.load(options.directory, config, source.items, source.reward_mode())
     results = evaluate_outcome(outcome, source, config)
-    print(json.dumps(results, indent=2, allow_nan=False) if options.json else table(results))
+    print(json.dumps(results, indent=2, allow_nan=False) if options.json else table(results, TITLES))
 
 
 if __name__ == "__main__":

@@ -110,30 +110,45 @@ def reward_returns(q: Tensor, rewards: Tensor, mask: Tensor, gamma: float = 0.9)
     return discounted_returns(q * rewards, mask, gamma)
 
 
-def agent_returns(q: Tensor, rewards: Tensor, mask: Tensor, gamma: float = 0.9, lambda_r: float = 3.0) -> Tensor:
+def step_rewards(q: Tensor, rewards: Tensor, lambda_r: float = 3.0, rescale: bool = True) -> Tensor:
+    """Reward of a step in Eq (10): q_D(tau_0:t) (1 + lambda_r r_t).
+
+    Args:
+        q, rewards: [B, T] float. lambda_r: weight of the target rewards.
+        rescale: False leaves the target rewards as they are, q_D(tau_0:t) + lambda_r r_t: Eq (9) without its scores.
+
+    Returns:
+        [B, T] float.
+    """
+    return q * (1 + lambda_r * rewards) if rescale else q + lambda_r * rewards
+
+
+def agent_returns(
+    q: Tensor, rewards: Tensor, mask: Tensor, gamma: float = 0.9, lambda_r: float = 3.0, rescale: bool = True
+) -> Tensor:
     """Returns of Eq (10): R^a_t = sum_{t' >= t} gamma^(t'-t) q_D(tau_0:t') (1 + lambda_r r_t').
 
     Args:
         q, rewards: [B, T] float. mask: [B, T] bool, counted steps, END included. gamma: discount factor.
-        lambda_r: weight of the target rewards.
+        lambda_r, rescale: see `step_rewards`.
 
     Returns:
         [B, T] float, 0 outside the mask.
     """
-    return discounted_returns(q * (1 + lambda_r * rewards), mask, gamma)
+    return discounted_returns(step_rewards(q, rewards, lambda_r, rescale), mask, gamma)
 
 
-def agent_policy_gradient(log_probs: Tensor, returns: Tensor, click_mask: Tensor) -> Tensor:
+def agent_policy_gradient(log_probs: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """Eq (8), (9) or (10) as a loss, after whose `returns` it is: -1/B sum_t R_t log pi(c_t in a_t | s_t).
 
     Args:
         log_probs: [B, T] float. returns: [B, T] float, a constant for the gradient.
-        click_mask: [B, T] bool, the steps with a log pi: clicked ones, since END is no item of the policy.
+        mask: [B, T] bool, the steps with a log pi: clicked ones, since END is no item of the policy, unless slates are acted.
 
     Returns:
         [] loss, whose negative gradient is the equation's.
     """
-    return -_weighted_sum(returns, log_probs, click_mask) / len(click_mask)
+    return -_weighted_sum(returns, log_probs, mask) / len(mask)
 
 
 def slate_advantages(

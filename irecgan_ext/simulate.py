@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from irecgan_ext.cli import checking_arguments, run_command
+from irecgan_ext.cli import run_command
 from irecgan_ext.data.authors import read_authors_mdp
 from irecgan_ext.data.sessions import write_sessions
-from irecgan_ext.errors import UsageError
+from irecgan_ext.errors import UsageError, checking_arguments
 from irecgan_ext.files import reason
 from irecgan_ext.simulators.logged import simulate_logged
 from irecgan_ext.simulators.mdp import MDP

@@ -17,7 +17,8 @@ from irecgan_ext.models import Agent
 from irecgan_ext.simulators.mdp import MDP, simulate
 from irecgan_ext.simulators.policies import MaxPolicy, RandomPolicy
 from irecgan_ext.training import adversarial
-from irecgan_ext.training.adversarial import generate, slate_log_probs, train_irecgan
+from irecgan_ext.training.adversarial import generate, train_irecgan
+from irecgan_ext.training.agent_update import slate_log_probs
 from irecgan_ext.training.batches import split
 from irecgan_ext.training.config import AdversarialConfig, ModelConfig, PretrainConfig, TrainConfig
 from irecgan_ext.training.metrics import read_metrics

@@ -23,12 +23,14 @@ LAYERS = {
     "ops": {"_C", "reference"},
     "models": {"ops", *COMMON},
     "losses": {"models", "ops", "plackett_luce", *COMMON},
+    "estimators": {"losses", "models", "ops", *COMMON},
     "serving": {"models", "ops", *COMMON},
     "rollout": {"models", "ops", *COMMON},
     "data": COMMON,
     "simulators": {"plackett_luce", *COMMON},
 }
-LAYERS["evaluation"] = {"rollout", "losses", "models", "ops", "plackett_luce", "data", "simulators", *COMMON}
+BELOW = {"estimators", "losses", "models", "ops", "plackett_luce", "data", "simulators", *COMMON}
+LAYERS["evaluation"] = {"rollout", *BELOW}
 LAYERS["training"] = {"evaluation", *LAYERS["evaluation"]}
 LAYERS["cli"] = COMMON
 COMMANDS = {"train", "simulate", "evaluate", "recommend", "export", "off_policy", "experiments", "plots"}
@@ -80,7 +82,7 @@ def test_heavy_libraries_stay_where_they_belong(path):
     assert "gymnasium" not in names or path == "simulators/environment.py"
     assert "matplotlib" not in names or part in ("plots", "experiments")
     assert "pyarrow" not in names or part == "data"
-    if part in ("reference", "ops", "models", "losses", "plackett_luce", "rollout", "types"):
+    if part in ("reference", "ops", "models", "losses", "estimators", "plackett_luce", "rollout", "types"):
         assert names <= {"torch", "typing", *sys.stdlib_module_names, "__future__"}, names
 
 

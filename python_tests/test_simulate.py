@@ -12,7 +12,7 @@ import torch
 
 from irecgan_ext import cli
 from irecgan_ext.data.sessions import load_log
-from irecgan_ext.errors import LogError, UsageError
+from irecgan_ext.errors import LogError, UsageError, checking_arguments
 from irecgan_ext.simulate import SimulateOptions, main
 from irecgan_ext.simulators.mdp import MDP
 from irecgan_ext.types import END
@@ -182,9 +182,9 @@ def test_defects_keep_their_trace(error: Exception) -> None:
 
 
 def test_value_errors_of_arguments_become_usage_errors() -> None:
-    with pytest.raises(UsageError, match="k must be positive"), cli.checking_arguments():
+    with pytest.raises(UsageError, match="k must be positive"), checking_arguments():
         raise ValueError("k must be positive")
-    with pytest.raises(LogError), cli.checking_arguments():
+    with pytest.raises(LogError), checking_arguments():
         raise LogError("log: bad")
-    with pytest.raises(TypeError), cli.checking_arguments():
+    with pytest.raises(TypeError), checking_arguments():
         raise TypeError

@@ -31,7 +31,7 @@ from irecgan_ext.training.summary import read_config
 
 LONGER = ("--adversarial.epochs", "25")  # seconds of work, to be stopped in the middle
 MARKS = ("random", "log", "counts", "belief", "oracle")
-LEARNT = ("lstm", "pg", "irecgan")
+LEARNT = ("lstm", "pg", "lstmd", "irecgan")
 
 
 def command(module: str, *args: str | Path) -> list[str]:
@@ -121,7 +121,7 @@ def test_the_summary_has_a_fixed_form(finished: Path) -> None:
     assert (content["seed"], content["preset"], content["device"]) == (0, "quick", "cpu")
     assert all(type(value) is float and value > 0 for value in content["seconds"].values())
     assert content["seconds"]["total"] > sum(v for k, v in content["seconds"].items() if k != "total")
-    assert tuple(content["results"]) == ("random", "log", "counts", "lstm", "pg", "irecgan", "belief", "oracle")
+    assert tuple(content["results"]) == ("random", "log", "counts", *LEARNT, "belief", "oracle")
     for name, row in content["results"].items():
         assert set(row) == {"reward", "coverage"} | ({"sampled"} if name in LEARNT else set())
         for part in (row, row.get("sampled", row)):
@@ -187,7 +187,7 @@ def test_progress_goes_to_standard_error(tmp_path: Path, capsys: pytest.CaptureF
     assert train_here("--out", tmp_path / "run", *flags) == 0
     shown = capsys.readouterr()
     assert shown.out.startswith(" ")
-    assert shown.out.count("\n") == 10
+    assert shown.out.count("\n") == 11
     for phase in ("pretrain user", "pretrain agent", "pretrain discriminator", "adversarial"):
         assert f"{phase}: started at epoch 0 of" in shown.err
         assert f"{phase}: finished at epoch" in shown.err

@@ -2,7 +2,7 @@
 
 from irecgan_ext.evaluation.coverage import PolicyResult, coverage, evaluate_policy
 from irecgan_ext.evaluation.online import evaluate_methods, table
-from irecgan_ext.evaluation.policies import AgentPolicy, RecurrentPolicy, UserModelPolicy
+from irecgan_ext.evaluation.policies import AgentPolicy, RecurrentPolicy, UserModelPolicy, learnt_policy
 
 __all__ = [
     "AgentPolicy",
@@ -12,5 +12,6 @@ __all__ = [
     "coverage",
     "evaluate_methods",
     "evaluate_policy",
+    "learnt_policy",
     "table",
 ]

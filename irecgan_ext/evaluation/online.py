@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from irecgan_ext.evaluation.coverage import NORMAL_95, PolicyResult, evaluate_policy
-from irecgan_ext.evaluation.policies import AgentPolicy, UserModelPolicy
+from irecgan_ext.evaluation.policies import learnt_policy
 from irecgan_ext.models import Agent, UserModel
 from irecgan_ext.simulators.mdp import MDP
 from irecgan_ext.simulators.optimal import BeliefPolicy, OraclePolicy, counts_policy
@@ -14,25 +15,21 @@ from irecgan_ext.types import Trajectories
 
 Results = dict[str, dict[str, Any]]
 
-METHODS = {
+MARKS = {
     "random": "random",
     "log": "logging policy",
     "counts": "counts",
-    "lstm": "LSTM",
-    "pg": "PG",
-    "irecgan": "IRecGAN",
     "belief": "belief",
     "oracle": "oracle",
 }
+"""Titles of the rows that need no learning."""
 
 
 def evaluate_methods(
     mdp: MDP,
     log: Trajectories,
     logging_policy: Policy | None,
-    user: UserModel,
-    pg: Agent,
-    irecgan: Agent,
+    learnt: Mapping[str, UserModel | Agent],
     *,
     sessions: int,
     seed: int,
@@ -44,7 +41,7 @@ def evaluate_methods(
         mdp: the users.
         log: what everything learnt from; `counts` counts it.
         logging_policy: who made the log; without it the row `log` has the log's own mean reward and no coverage.
-        user: the user model trained alone (LSTM). pg: the agent trained on the log alone (PG). irecgan: the final agent.
+        learnt: models by the name of their row; a user model recommends its most clickable items.
         sessions: sessions per policy, with common random numbers.
         seed: of those sessions.
         max_steps: cap on a session; None runs each to its end.
@@ -58,16 +55,14 @@ def evaluate_methods(
     def run(policy: Policy) -> dict[str, Any]:
         return _row(evaluate_policy(mdp, policy, sessions, slate_size=size, seed=seed, max_steps=max_steps))
 
-    def learnt(kind: type[AgentPolicy] | type[UserModelPolicy], model: Any) -> dict[str, Any]:
-        return {**run(kind(model, size)), "sampled": run(kind(model, size, sample=True))}
+    def both(model: UserModel | Agent) -> dict[str, Any]:
+        return {**run(learnt_policy(model, size)), "sampled": run(learnt_policy(model, size, sample=True))}
 
     return {
         "random": run(RandomPolicy(mdp.items, size)),
         "log": logged(log) if logging_policy is None else run(logging_policy),
         "counts": run(counts_policy(log, mdp.items, size)),
-        "lstm": learnt(UserModelPolicy, user),
-        "pg": learnt(AgentPolicy, pg),
-        "irecgan": learnt(AgentPolicy, irecgan),
+        **{name: both(model) for name, model in learnt.items()},
         "belief": run(BeliefPolicy(mdp, size)),
         "oracle": run(OraclePolicy(mdp, size)),
     }
@@ -80,14 +75,20 @@ def logged(log: Trajectories) -> dict[str, Any]:
     return {"reward": {"mean": float(returns.mean()), "ci95": NORMAL_95 * spread}}
 
 
-def table(results: Results) -> str:
-    """The results as text: greedy first, then sampled where a method can sample; coverage as shares of 1."""
+def table(results: Results, titles: Mapping[str, str]) -> str:
+    """The results as text: greedy first, then sampled where a method can sample; coverage as shares of 1.
+
+    Args:
+        results: rows by name.
+        titles: of the learnt rows, by name.
+    """
+    titles = {**MARKS, **titles}
     lines = [
         f"{'':16}{'greedy: the K best items':^34}{'sampled as in training':^34}",
         f"{'method':16}" + f"{'reward':>8}{'+- 95%':>8}{'cov@1':>9}{'cov@10':>9}" * 2,
     ]
     for method, row in results.items():
-        lines.append(f"{METHODS.get(method, method):16}{_cells(row)}{_cells(row.get('sampled'))}".rstrip())
+        lines.append(f"{titles[method]:16}{_cells(row)}{_cells(row.get('sampled'))}".rstrip())
     return "\n".join(lines)
 
 

@@ -70,3 +70,10 @@ class UserModelPolicy(RecurrentPolicy):
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.user.query(hidden) @ self.user.encoder.embedding.weight[: self.user.encoder.items].T
+
+
+def learnt_policy(model: Agent | UserModel, slate_size: int, sample: bool = False) -> RecurrentPolicy:
+    """The policy that `model` stands for."""
+    if isinstance(model, Agent):
+        return AgentPolicy(model, slate_size, sample)
+    return UserModelPolicy(model, slate_size, sample)

@@ -1,4 +1,4 @@
-"""Sessions of a log, split and served in mini-batches of similar length."""
+"""Sessions of a log, split and served in mini-batches of similar length. Generators are on the device of the sessions."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def split(log: Trajectories, share: float, generator: torch.Generator) -> tuple[
     if len(log) < 2:
         raise ValueError(f"the log must hold at least 2 sessions, got {len(log)}")
     held_out = min(max(1, round(share * len(log))), len(log) - 1)
-    order = torch.randperm(len(log), generator=generator)
+    order = torch.randperm(len(log), generator=generator, device=generator.device)
     return log.select(order[held_out:]), log.select(order[:held_out])
 
 
 def sample(log: Trajectories, count: int, generator: torch.Generator) -> Trajectories:
     """`count` sessions drawn without replacement; with replacement once the log is smaller than that."""
     if count <= len(log):
-        return log.select(torch.randperm(len(log), generator=generator)[:count])
-    return log.select(torch.randint(len(log), (count,), generator=generator))
+        return log.select(torch.randperm(len(log), generator=generator, device=generator.device)[:count])
+    return log.select(torch.randint(len(log), (count,), generator=generator, device=generator.device))
 
 
 def minibatches(lengths: Tensor, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -39,9 +39,9 @@ def minibatches(lengths: Tensor, batch: int, generator: torch.Generator) -> Iter
         lengths: [B] int64, steps of each session.
         batch: sessions per mini-batch.
     """
-    order = torch.randperm(len(lengths), generator=generator)
+    order = torch.randperm(len(lengths), generator=generator, device=generator.device)
     chunks = []
     for pool in order.split(POOL * batch):
         chunks += pool[lengths[pool].argsort(stable=True)].split(batch)
-    for index in torch.randperm(len(chunks), generator=generator).tolist():
+    for index in torch.randperm(len(chunks), generator=generator, device=generator.device).tolist():
         yield chunks[index]

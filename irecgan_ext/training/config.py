@@ -11,6 +11,7 @@ from irecgan_ext.errors import UsageError
 
 Preset = Literal["quick", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
+MethodName = Literal["lstm", "pg", "lstmd", "irecgan", "pgis", "ac", "pgu", "acu"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,15 @@ class AdversarialConfig:
     action: Literal["click", "slate"] = "slate"
     """What the agent's gradient takes as its action on generated sessions: the clicked item, as in Eq (10), or the whole
     slate with its exact Plackett-Luce probability and centred returns."""
+    discriminator: Literal["learnt", "constant", "random"] = "learnt"
+    """Where q_D comes from: learnt, Eq (6); constant, 1 for every step; random, uniform in 0..1 for each generated step.
+    The latter two train no discriminator: what is lost without it?"""
+    rescale_rewards: bool = True
+    """Scale the rewards of generated sessions by q_D, Eq (9). Without it a step's reward is q_D + lambda_r r with action
+    click; with action slate q_D has no part in the agent's update."""
+    value_baseline: bool = False
+    """Subtract a learnt value of the state from the agent's returns on generated sessions, in Eq (10)'s own units. Beyond the
+    paper. END steps count too, with their slate's probability, or the baseline would take away the credit of survival."""
     entropy: float = 0.0
     """Weight of the policy's entropy (nats, summed over a session's steps) in the agent's update. Beyond the paper."""
     trace: float = 0.0
@@ -116,6 +126,26 @@ class AdversarialConfig:
     average: float = 0.95
     """Decay, per update, of the running average of the user model's and the agent's weights. The average generates
     sessions (user model) and is what the run keeps (both). 0 keeps the last weights."""
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """The critic of ac, acu and adversarial.value-baseline."""
+
+    learning_rate: float = 5e-3
+    """Adam's step size."""
+    epochs: int = 4
+    """Passes over the generated sessions of one r-step."""
+    trace: float = 0.9
+    """Of the advantages of ac and acu: 0 is the one-step error, 1 the return minus the value."""
+
+
+@dataclass(frozen=True)
+class ImportanceConfig:
+    """Importance weights of pgis."""
+
+    cap: float = 10.0
+    """Largest weight. Smaller: less variance, more of the logging policy's bias."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +169,11 @@ class TrainConfig:
 
     preset: Preset = "quick"
     """quick: a small GRU, one to two minutes on two cores. paper: the paper's sizes (LSTM, 2 x 512), hours."""
+    method: MethodName = "irecgan"
+    """What to train. lstm: the user model alone, recommending its most clickable items. pg: the agent alone, by policy
+    gradient on the log. irecgan: both, by Algorithm 1. lstmd: the same run, for its user model. pgis: pg with importance
+    weights. ac: the agent alone, by actor-critic on the log. pgu, acu: pg and ac on logged and generated sessions, without
+    a discriminator."""
     data: str = "simulator"
     """Where the log comes from: simulator, a Parquet file as irecgan_ext.simulate writes it (- for standard input), or an
     authors' log_*.txt."""
@@ -174,6 +209,8 @@ class TrainConfig:
     agent: PretrainConfig = field(default_factory=lambda: PretrainConfig(2e-3, 12))
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    pgis: ImportanceConfig = field(default_factory=ImportanceConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def check(self) -> None:
@@ -204,6 +241,9 @@ class TrainConfig:
             "user.learning-rate": self.user.learning_rate,
             "agent.learning-rate": self.agent.learning_rate,
             "discriminator.learning-rate": self.discriminator.learning_rate,
+            "critic.learning-rate": self.critic.learning_rate,
+            "critic.epochs": self.critic.epochs,
+            "pgis.cap": self.pgis.cap,
         }
         for flag, value in positive.items():
             if not 0 < value < math.inf:
@@ -241,9 +281,14 @@ class TrainConfig:
             raise UsageError(f"--log-sessions must be at least 10, got {self.log_sessions}")
         if not 0 < self.validation_share < 1:
             raise UsageError(f"--validation-share must be in (0, 1), got {self.validation_share}")
-        for flag, share in (("gamma", self.adversarial.gamma), ("trace", self.adversarial.trace)):
+        shares = {
+            "adversarial.gamma": self.adversarial.gamma,
+            "adversarial.trace": self.adversarial.trace,
+            "critic.trace": self.critic.trace,
+        }
+        for flag, share in shares.items():
             if not 0 <= share <= 1:
-                raise UsageError(f"--adversarial.{flag} must be in [0, 1], got {share}")
+                raise UsageError(f"--{flag} must be in [0, 1], got {share}")
         if not 0 <= self.adversarial.average < 1:
             raise UsageError(f"--adversarial.average must be in [0, 1), got {self.adversarial.average}")
         if self.adversarial.completions > 65_535:
@@ -265,6 +310,7 @@ def preset(name: Preset) -> TrainConfig:
         user=PretrainConfig(5e-4, 50, batch=32, decay=1.0),
         agent=PretrainConfig(1e-4, 50, batch=32, decay=1.0),
         discriminator=DiscriminatorConfig(1e-4, 3, 32),
+        critic=CriticConfig(5e-4),
         adversarial=AdversarialConfig(
             epochs=10,
             r_steps=9,

@@ -13,7 +13,8 @@ from irecgan_ext.evaluation.online import Results, evaluate_methods, logged
 from irecgan_ext.models import Agent, UserModel
 from irecgan_ext.models.user_model import RewardMode
 from irecgan_ext.training.checkpoint import load_checkpoint, unflatten_state
-from irecgan_ext.training.config import TrainConfig
+from irecgan_ext.training.config import MethodName, TrainConfig
+from irecgan_ext.training.methods import METHODS
 from irecgan_ext.training.run import Models, Run, final_path
 from irecgan_ext.training.source import Source
 
@@ -23,19 +24,18 @@ class Outcome:
     """The models that a run ends with, on the CPU.
 
     Attributes:
-        lstm: user model pre-trained on the log alone.
-        pg: agent pre-trained on the log alone.
-        models: user model, agent and discriminator after adversarial training (running averages).
+        models: user model, agent and discriminator at the end (running averages where the method keeps them); parts that
+            the method does not train are as they were made.
+        learnt: what the method leaves for evaluation (`Method.policies`), by the name of its row in the results.
     """
 
-    lstm: UserModel
-    pg: Agent
     models: Models
+    learnt: dict[str, UserModel | Agent]
 
     @classmethod
     def of(cls, run: Run) -> Outcome:
         """From a run that has just finished."""
-        return cls.build(run.average.cpu(), run.snapshots)
+        return cls.build(run.config.method, run.average.cpu(), run.snapshots)
 
     @classmethod
     def load(cls, directory: Path, config: TrainConfig, items: int, reward: RewardMode) -> Outcome:
@@ -50,28 +50,30 @@ class Outcome:
         state = unflatten_state(*load_checkpoint(path))
         models = Models(items, config.model, reward)
         models.load_state_dict(state["average"])
-        return cls.build(models, state["snapshots"])
+        return cls.build(config.method, models, state["snapshots"])
 
     @classmethod
-    def build(cls, models: Models, snapshots: dict[str, dict[str, Tensor]]) -> Outcome:
-        """From the final models and the snapshots of the pre-trained ones."""
-        lstm, pg = copy.deepcopy(models.user), copy.deepcopy(models.agent)
-        lstm.load_state_dict(snapshots["user"])
-        pg.load_state_dict(snapshots["agent"])
-        return cls(lstm, pg, models)
+    def build(cls, method: MethodName, models: Models, snapshots: dict[str, dict[str, Tensor]]) -> Outcome:
+        """From the final models and the snapshots of earlier ones."""
+        learnt: dict[str, UserModel | Agent] = {}
+        for name, kept in METHODS[method].policies.items():
+            model: UserModel | Agent = getattr(models, kept.part)
+            if kept.snapshot is not None:
+                model = copy.deepcopy(model)
+                model.load_state_dict(snapshots[kept.snapshot])
+            learnt[name] = model
+        return cls(models, learnt)
 
 
 def evaluate_outcome(outcome: Outcome, source: Source, config: TrainConfig) -> Results:
-    """The online test of every method; only the log's own reward where its users are not known."""
+    """The online test of what the run learnt; only the log's own reward where its users are not known."""
     if source.mdp is None:
         return {"log": logged(source.log)}
     return evaluate_methods(
         source.mdp,
         source.log,
         source.logging_policy,
-        outcome.lstm,
-        outcome.pg,
-        outcome.models.agent,
+        outcome.learnt,
         sessions=config.evaluation.sessions,
         seed=config.evaluation.seed,
         max_steps=config.evaluation.max_steps,

@@ -12,12 +12,12 @@ import os
 import signal
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +41,8 @@ from irecgan_ext.types import Trajectories
 
 MAX_GRADIENT_NORM = 5.0
 LONGEST_SESSION = 65_535  # the rollout's own bound
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Diverged(UserError):
@@ -82,6 +84,7 @@ class Run:
     Attributes:
         models: trained in place.
         average: running average of the models' weights (adversarial phase); what generates and what is kept.
+        modules: what a method trains beside the three models, by name; see `module`.
         snapshots: state dicts by name: "user" and "agent", the pre-trained models, and their best epochs so far.
         scalars: numbers that must survive a resumption (best losses, patience).
     """
@@ -106,12 +109,14 @@ class Run:
         torch.manual_seed(self._entropy("weights", 0))
         self.models = Models(items, config.model, reward).to(device)
         self.average = copy.deepcopy(self.models).requires_grad_(False)
+        self.modules: dict[str, nn.Module] = {}
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
         self.snapshots: dict[str, dict[str, Tensor]] = {}
         self.scalars: dict[str, float] = {}
         self.done: dict[str, int] = {}
         self.seconds: dict[str, float] = {}
         self.seconds_here = 0.0  # of this process, those before a resumption left out
+        self._module_states: dict[str, dict[str, Tensor]] = {}
         self._optimiser_states: dict[str, Any] = {}
         self._interrupted = False
         self._saved_at = time.monotonic()
@@ -130,6 +135,21 @@ class Run:
     def step(self) -> int:
         """Units finished in the whole run."""
         return sum(self.done.values())
+
+    def module(self, name: str, make: Callable[[], M]) -> M:
+        """The module `name` that a method trains beside the three models, made or restored on first use.
+
+        Its first weights depend on the run's seed and on `name`, not on when it is made.
+        """
+        if name not in self.modules:
+            with torch.random.fork_rng(devices=[]):  # modules are made on the CPU
+                torch.default_generator.manual_seed(self._entropy(f"weights of {name}", 0))
+                made = make().to(self.device)
+            if name in self._module_states:
+                made.load_state_dict(self._module_states.pop(name))
+            self.modules[name] = made
+        found: Any = self.modules[name]
+        return found
 
     def optimiser(self, name: str, module: nn.Module, learning_rate: float, **options: Any) -> torch.optim.Optimizer:
         """The AdamW optimiser `name` of `module`, made or restored on first use."""
@@ -242,6 +262,7 @@ class Run:
         state = {
             "models": self.models.state_dict(),
             "average": self.average.state_dict(),
+            "modules": {**self._module_states, **{key: value.state_dict() for key, value in self.modules.items()}},
             "optimisers": {**self._optimiser_states, **optimisers},
             "snapshots": self.snapshots,
             "scalars": self.scalars,
@@ -265,7 +286,7 @@ class Run:
         state = unflatten_state(*load_checkpoint(path))
         self.models.load_state_dict(state["models"])
         self.average.load_state_dict(state["average"])
-        self._optimiser_states = state["optimisers"]
+        self._module_states, self._optimiser_states = state["modules"], state["optimisers"]
         self.snapshots = {name: {k: v.to(self.device) for k, v in s.items()} for name, s in state["snapshots"].items()}
         self.scalars, self.done, self.seconds = state["scalars"], state["done"], state["seconds"]
         self.checkpoint = path

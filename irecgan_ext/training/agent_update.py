@@ -1,0 +1,100 @@
+"""Line 13 of Algorithm 1: the agent's update on generated and logged sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from irecgan_ext import losses
+from irecgan_ext.models import Agent, Critic
+from irecgan_ext.rollout import Rollout
+from irecgan_ext.training.batches import sample
+from irecgan_ext.training.pretrain import agent_loss
+from irecgan_ext.training.run import Run, Unit
+from irecgan_ext.training.value import advantages, fit_critic, session_log_probs
+from irecgan_ext.types import Trajectories
+
+
+def update_agent(
+    run: Run,
+    unit: Unit,
+    logged: Trajectories,
+    played: Rollout,
+    rate: float,
+    critic: Critic | None = None,
+    trace: float = 1.0,
+    logged_loss: Callable[[Trajectories], Tensor] | None = None,
+) -> None:
+    """Eq (10) on B^s and, per mini-batch, as many sessions of B^r, whose q_D is 1.
+
+    Args:
+        rate: the step size.
+        critic: a learnt value to subtract from the returns of B^s; END steps then count, with their slates. It learns from
+            these sessions, after they were weighed.
+        trace: of its advantages.
+        logged_loss: on sessions of B^r, in place of Eq (10)'s.
+    """
+    config, agent = run.config.adversarial, run.models.agent
+    optimiser = run.optimiser("adversarial_agent", agent, rate, weight_decay=0.0)
+    fake = played.trajectories
+    weights = _weights(run, unit, played, critic, trace)
+    order = torch.randperm(len(fake), generator=unit.generator, device=weights.device)
+    agent.train()
+    for part in order.split(config.agent_batch):
+        batch = fake.select(part)
+        # Where Eq (10) acts by clicks alone, an END step has log-probability 0 and no gradient.
+        log_probs = _log_probs(agent, batch, config.action, critic is not None)
+        loss = losses.agent_policy_gradient(log_probs, weights[part, : batch.horizon], batch.step_mask())
+        if config.log_weight > 0:
+            real = sample(logged, len(part), unit.generator)
+            on_log = agent_loss(agent, real, config) if logged_loss is None else logged_loss(real)
+            loss = loss + config.log_weight * on_log
+        if config.entropy > 0:
+            logits = agent.logits(agent.encoder(batch.inputs()))
+            loss = loss - config.entropy * losses.policy_entropy(logits, batch.step_mask())
+        unit.values["agent_loss"] = run.descend(optimiser, loss, "agent's loss", rate)
+        run.update_average("agent", config.average)
+
+
+def slate_log_probs(agent: Agent, batch: Trajectories) -> Tensor:
+    """[B, T]: exact Plackett-Luce log-probability of each counted step's slate, in order; 0 after the end."""
+    counted = batch.step_mask()
+    states = agent.encoder(batch.inputs())
+    chosen = losses.plackett_luce_log_prob(agent.logits(states[counted]), batch.slates[counted])
+    return states.new_zeros(counted.shape).masked_scatter(counted, chosen)
+
+
+def scores(played: Rollout) -> Tensor:
+    """[m, T] q_D of each generated step; 1 where no discriminator scored it."""
+    return torch.ones_like(played.trajectories.rewards) if played.q is None else played.q
+
+
+def _log_probs(agent: Agent, batch: Trajectories, action: str, valued: bool) -> Tensor:
+    if action == "slate":
+        return slate_log_probs(agent, batch)
+    return session_log_probs(agent, batch) if valued else agent(batch)
+
+
+def _weights(run: Run, unit: Unit, played: Rollout, critic: Critic | None, trace: float) -> Tensor:
+    """[m, T] weight of each generated step's log-probability in the agent's gradient."""
+    config, fake, q = run.config.adversarial, played.trajectories, scores(played)
+    mask, gamma, lambda_r = fake.step_mask(), config.gamma, config.lambda_r
+    if critic is not None:
+        rewards = losses.step_rewards(q, fake.rewards, lambda_r, config.rescale_rewards)
+        weights = advantages(run, critic, fake, rewards, trace)
+        fit_critic(run, unit, critic, fake, rewards)
+    elif config.action == "click":
+        weights = losses.agent_returns(q, fake.rewards, mask, gamma, lambda_r, config.rescale_rewards)
+    else:
+        survival, expected = run.average.user.eval().expectations(fake)
+        trust = q if config.rescale_rewards else torch.ones_like(q)
+        weights = losses.slate_advantages(
+            trust, fake.rewards, survival, expected, mask, fake.click_mask(), gamma, lambda_r, config.trace
+        )
+    if config.action == "click":
+        return weights
+    # One scale for the whole run: scaled anew, the vanishing advantages of a settled policy would turn into noise.
+    scale = run.scalars.setdefault("agent_scale", weights[mask].square().mean().sqrt().clamp(min=1e-8).item())
+    return weights / scale
