@@ -11,21 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
 from tqdm import tqdm
 
-from irecgan_ext.cli import checking_arguments, run_command
+from irecgan_ext.cli import run_command
 from irecgan_ext.data.propensities import read_propensities
 from irecgan_ext.data.sessions import SessionLog, read_sessions
-from irecgan_ext.errors import UsageError
+from irecgan_ext.errors import UsageError, checking_arguments
 from irecgan_ext.evaluation.assessment import Value, assess
 from irecgan_ext.evaluation.calibration import Point, calibrate
 from irecgan_ext.evaluation.importance import tempered
 from irecgan_ext.plots import plot_calibration
-from irecgan_ext.simulators.mdp import MDP
 from irecgan_ext.training.source import find_users
-from irecgan_ext.training.trained import AgentName, Trained, load_trained
+from irecgan_ext.training.trained import Trained, load_trained
 from irecgan_ext.types import Propensities
 
 
@@ -46,8 +44,8 @@ class OffPolicyOptions:
     value: Value = "session"
     """What to estimate. session: the reward of whole sessions, every slate from the agent. first: the reward of a session's
     first step. step: the mean reward of a step, in the click histories as they were logged."""
-    agent: AgentName = "irecgan"
-    """Which agent of the run: irecgan, or pg, which learnt from the log alone."""
+    agent: str | None = None
+    """Which agent of the run, by its row in the run's table: irecgan, pg, ... None: that of the run's method."""
     temperature: float = 1.0
     """Divides the agent's logits: 1 is the agent as trained, larger values a more exploring one."""
     bootstrap: int = 1000
@@ -59,7 +57,7 @@ class OffPolicyOptions:
     temperatures: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
     """Of the calibration."""
     mdp: Path | None = None
-    """The simulated users, for the calibration, where neither the log nor the run names them."""
+    """The simulated users, for the calibration, where the log does not name them."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -122,7 +120,7 @@ def _read_log(path: Path, trained: Trained) -> tuple[SessionLog, Propensities]:
 def _calibrate(options: OffPolicyOptions, trained: Trained, log: SessionLog, propensities: Propensities) -> None:
     """Estimates of the agent at several temperatures, and the simulator's answer."""
     assert options.calibration is not None
-    users: MDP | None = find_users(options.mdp, log.items, log.metadata) or trained.source.mdp
+    users = find_users(options.mdp, log.items, log.metadata)
     if users is None:
         raise UsageError(f"--calibration: {options.log} does not name its simulated users; pass --mdp")
     if users.items != log.items:
@@ -177,5 +175,4 @@ def _print_json(value: Any) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
     sys.exit(run_command(main, OffPolicyOptions, prog="python -m irecgan_ext.off_policy"))

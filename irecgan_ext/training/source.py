@@ -74,7 +74,7 @@ def open_source(config: TrainConfig) -> Source:
     if config.data == "simulator":
         return _simulated(config)
     log = load_log(config.data)
-    mdp = _users(config.mdp, log.items, log.metadata)
+    mdp = find_users(config.mdp, log.items, log.metadata)
     return Source(log.trajectories, mdp.items if mdp is not None else log.items, log.metadata, mdp)
 
 
@@ -101,7 +101,7 @@ def read_mdp(path: Path) -> MDP:
     return MDP(*read_authors_mdp(path)) if path.is_dir() else MDP.load(path)
 
 
-def _users(path: Path | None, items: int, metadata: dict[str, Any]) -> MDP | None:
+def find_users(path: Path | None, items: int, metadata: dict[str, Any]) -> MDP | None:
     """The users named on the command line, or else those that a simulated log says were drawn."""
     if path is not None:
         mdp = read_mdp(path)
@@ -112,7 +112,7 @@ def _users(path: Path | None, items: int, metadata: dict[str, Any]) -> MDP | Non
     if not isinstance(drawn, dict):
         return None
     if "file" in drawn and Path(drawn["file"]).exists():
-        return _users(Path(drawn["file"]), items, {})
+        return find_users(Path(drawn["file"]), items, {})
     if not {"states", "transition_temperature", "seed"} <= drawn.keys():
         return None
     return MDP.random(drawn["states"], items, drawn["transition_temperature"], drawn["seed"])
