@@ -26,6 +26,7 @@ class _Panel(NamedTuple):
 
 _PANELS = (
     _Panel("User model", "log-likelihood per session", {"ll_train": "training", "ll_valid": "validation"}),
+    _Panel("Agent on the log", "loss of the policy gradient", {"loss": "training", "loss_valid": "validation"}),
     _Panel("Discriminator loss", "cross-entropy (nats)", {"d_loss": "loss"}),
     _Panel(
         "Discriminator accuracy",
@@ -34,6 +35,9 @@ _PANELS = (
     ),
     _Panel("Agent in the learnt user model", "reward per session", {"agent_return": "return"}),
     _Panel("Scores of generated prefixes", r"mean $q_D$", {"q_mean": "mean"}),
+    _Panel("Critic", "squared error per session", {"critic_loss": "error"}),
+    _Panel("Online sessions", "reward per session", {"reward": "as played", "greedy_reward": "greedy"}),
+    _Panel("Online sessions", "coverage", {"coverage_1": "coverage@1", "coverage_10": "coverage@10"}),
 )
 SERIES = tuple(name for panel in _PANELS for name in panel.series)
 """Names under which `plot_training` looks for values in the records."""

@@ -196,7 +196,8 @@ BAD_TABLES = {
     "missing column": (table(good_rows(), slate=None), "column slate is missing"),
     "unknown column": (
         table(good_rows()).append_column("price", pa.array([1, 2, 3])),
-        "unknown column price; the columns are session, step, slate, click, reward, state, start, pscore, pscore_item_position, pscore_cascade",
+        "unknown column price; the columns are session, step, slate, click, reward, state, start, position, pscore, "
+        "pscore_item_position, pscore_cascade",
     ),
     "duplicate column": (table(good_rows()).append_column("step", pa.array([1, 2, 3])), "column step appears 2 times"),
     "text session": (
@@ -233,7 +234,7 @@ BAD_HEADERS = {
     "not JSON": ("{", "metadata irecgan_ext is damaged"),
     "not an object": ("[]", "metadata irecgan_ext is damaged"),
     "no items": (HEADER.replace("items", "n"), "metadata irecgan_ext is damaged: KeyError: 'items'"),
-    "other version": (HEADER.replace("1", "2"), "schema version must be 1, got 2"),
+    "other version": (HEADER.replace("1", "3"), "schema version must be 1 or 2, got 3"),
     "text items": (HEADER.replace("5", '"5"'), "metadata items must be a positive integer, got '5'"),
     "listed metadata": (HEADER.replace("{}", "[]"), "metadata must be a JSON object, got list"),
 }

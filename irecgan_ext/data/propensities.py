@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from irecgan_ext.data.rows import PROPENSITIES, Ints
+from irecgan_ext.data.storage import read_table
 from irecgan_ext.errors import LogError
-from irecgan_ext.files import reason
 from irecgan_ext.types import PAD, Propensities, Trajectories
 
 Floats = NDArray[np.float64]
@@ -43,15 +42,10 @@ def read_propensities(path: str | Path, sessions: Trajectories) -> Propensities 
         LogError: a value is null or not in (0, 1], a list is not as long as its slate, or `pscore` is not the last of
             `pscore_cascade`.
     """
-    try:
-        # From memory, for the reason that `sessions` gives.
-        file = pq.ParquetFile(pa.BufferReader(Path(path).read_bytes()), page_checksum_verification=True)
-        found = [column for column in PROPENSITIES if column in file.schema_arrow.names]
-        if "pscore" not in found:
-            return None
-        table = file.read(columns=["session", "step", *found], use_threads=False)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise LogError(f"{path}: {reason(error)}") from error
+    table = read_table(path, str(path))
+    found = [column for column in PROPENSITIES if column in table.column_names]
+    if "pscore" not in found:
+        return None
     order = np.lexsort((table["step"].to_numpy(), table["session"].to_numpy()))
     mask = sessions.step_mask()
     width = (sessions.slates[mask] != PAD).sum(1).numpy()  # of the rows in the order of sessions and steps

@@ -15,9 +15,9 @@ from irecgan_ext.files import reason
 from irecgan_ext.types import BOS, END, PAD
 
 REQUIRED = ("session", "step", "slate", "click", "reward")
-OPTIONAL = ("state", "start")
+OPTIONAL = ("state", "start", "position")
 PROPENSITIES = ("pscore", "pscore_item_position", "pscore_cascade")  # optional too; `data.propensities` reads them
-NULLABLE = ("click", "start")  # null stands for END and BOS
+NULLABLE = ("click", "start", "position")  # null stands for END, BOS and no click
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -25,20 +25,35 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Rows:
-    """The columns of a log, one entry per row in the file's order. R rows, K = longest slate."""
+    """The columns of a log, one entry per row in the file's order. R rows, S items in all slates together."""
 
     session: Ints  # [R]
     step: Ints  # [R]
-    slate: Ints  # [R, K], filled with PAD
+    slate: Ints  # [S], the items of row 0's slate, of row 1's, ...
     width: Ints  # [R], items of each slate
     click: Ints  # [R], END for null
     reward: NDArray[np.float32]  # [R]
     state: Ints | None  # [R]
     start: Ints  # [R], BOS for null
+    position: Ints | None = None  # [R], place of the click in the list as it was shown; PAD for null
 
     def largest_item(self) -> int:
         """The largest id among slates and starts (clicks are in slates)."""
         return int(max(self.slate.max(), self.start.max()))
+
+    def row(self) -> Ints:
+        """[S]: the row of each slate item."""
+        return np.repeat(np.arange(len(self.width)), self.width)
+
+    def begin(self) -> Ints:
+        """[R]: where each row's slate begins in `slate`."""
+        return np.cumsum(self.width) - self.width
+
+    def padded(self) -> Ints:
+        """[R, K]: the slates, K the longest, filled with PAD."""
+        slate = np.full((len(self.width), int(self.width.max())), PAD, dtype=np.int64)
+        slate[np.arange(slate.shape[1]) < self.width[:, None]] = self.slate
+        return slate
 
 
 def read_rows(table: pa.Table, name: str) -> Rows:
@@ -81,6 +96,7 @@ def read_rows(table: pa.Table, name: str) -> Rows:
         reward=table["reward"].cast(pa.float32()).to_numpy(),
         state=_integers(table["state"], "state", name) if "state" in names else None,
         start=_integers(table["start"], "start", name, null=BOS) if "start" in names else np.full(table.num_rows, BOS),
+        position=_integers(table["position"], "position", name, null=PAD) if "position" in names else None,
     )
 
 
@@ -111,21 +127,23 @@ def _integers(values: pa.ChunkedArray, column: str, name: str, null: int | None 
 
 
 def _read_slates(column: pa.ChunkedArray, name: str) -> tuple[Ints, Ints]:
-    """[R, K] items filled with `PAD`, and [R] how many each row has."""
+    """[S] the items of all slates, and [R] how many each row has."""
     width = pc.list_value_length(column).to_numpy().astype(np.int64)
     _reject(width == 0, name, "slate is empty")
     values = pc.list_flatten(column)
-    rows = np.repeat(np.arange(len(width)), width)
 
     def rows_with(bad: Bools) -> Bools:
+        rows = np.repeat(np.arange(len(width)), width)
         return np.bincount(rows[bad], minlength=len(width)).astype(bool)
 
-    _reject(rows_with(_nulls(values)), name, "slate holds a null")
+    nulls = _nulls(values)
+    if nulls.any():
+        _reject(rows_with(nulls), name, "slate holds a null")
     items = _integers(values, "slate", name)
-    _reject(rows_with(items < 0), name, lambda row: f"slate item {items[(rows == row) & (items < 0)][0]} is negative")
-    slate = np.full((len(width), int(width.max())), PAD, dtype=np.int64)
-    slate[np.arange(slate.shape[1]) < width[:, None]] = items
-    return slate, width
+    negative = items < 0
+    if negative.any():
+        _reject(rows_with(negative), name, f"slate item {items[negative][0]} is negative")
+    return items, width
 
 
 def check_rows(rows: Rows, name: str, items: int, slate_size: int) -> None:
@@ -137,25 +155,41 @@ def check_rows(rows: Rows, name: str, items: int, slate_size: int) -> None:
         items: C, the bound of item ids.
         slate_size: the longest slate allowed.
     """
-    ordered = np.sort(rows.slate, axis=1)
-    twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != PAD)
-    in_slate = (rows.slate == rows.click[:, None]).any(1)
-    largest = ordered[:, -1]
+    row, begin = rows.row(), rows.begin()
+    largest = np.maximum.reduceat(rows.slate, begin)
+    in_slate = np.logical_or.reduceat(rows.slate == np.repeat(rows.click, rows.width), begin)
     limit = f"must be in 0..C-1 (C = {items})"
-    rules: list[tuple[Bools, Callable[[int], str]]] = [
-        (rows.step < 0, lambda row: f"step {rows.step[row]} is negative"),
-        (rows.width > slate_size, lambda row: f"slate has {rows.width[row]} items, more than slate_size {slate_size}"),
-        (largest >= items, lambda row: f"slate item {limit}, got {largest[row]}"),
-        (twice.any(1), lambda row: f"item {ordered[row, 1:][twice[row]][0]} is twice in the slate"),
-        (~in_slate & (rows.click != END), lambda row: f"click {rows.click[row]} is not in its slate"),
-        (rows.start >= items, lambda row: f"start {limit}, got {rows.start[row]}"),
-        (~np.isfinite(rows.reward), lambda row: f"reward must be a finite float32, got {rows.reward[row]}"),
-    ]
+    _reject(rows.step < 0, name, lambda at: f"step {rows.step[at]} is negative")
+    too_long = f"items, more than slate_size {slate_size}"
+    _reject(rows.width > slate_size, name, lambda at: f"slate has {rows.width[at]} {too_long}")
+    _reject(largest >= items, name, lambda at: f"slate item {limit}, got {largest[at]}")
+    twice = _repeats(rows.slate, row, len(largest))
+    _reject(twice, name, lambda at: f"item {_repeated(rows.slate[row == at])} is twice in the slate")
+    _reject(~in_slate & (rows.click != END), name, lambda at: f"click {rows.click[at]} is not in its slate")
+    _reject(rows.start >= items, name, lambda at: f"start {limit}, got {rows.start[at]}")
+    _reject(~np.isfinite(rows.reward), name, lambda at: f"reward must be a finite float32, got {rows.reward[at]}")
     if rows.state is not None:
         state = rows.state
-        rules.append((state < 0, lambda row: f"state {state[row]} is negative"))
-    for bad, describe in rules:
-        _reject(bad, name, describe)
+        _reject(state < 0, name, lambda at: f"state {state[at]} is negative")
+    if rows.position is not None:
+        place = rows.position
+        misplaced = ((place == PAD) != (rows.click == END)) | (place >= rows.width)
+        rule = "position must be a place 0, 1, ... of the slate where an item is clicked, and null elsewhere"
+        _reject(misplaced, name, lambda at: f"{rule}, got {'null' if place[at] == PAD else place[at]}")
+
+
+def _repeats(slate: Ints, row: Ints, count: int) -> Bools:
+    """[count]: the rows whose slate holds an item twice; `slate` and `row` [S], items below 2^30."""
+    bound = int(slate.max()) + 1
+    keys = np.sort(row * bound + slate)  # one per row and item
+    twice = keys[1:][keys[1:] == keys[:-1]] // bound
+    return np.bincount(twice, minlength=count).astype(bool)
+
+
+def _repeated(slate: Ints) -> int:
+    """The smallest item that a slate [K] holds twice."""
+    ordered = np.sort(slate)
+    return int(ordered[1:][ordered[1:] == ordered[:-1]][0])
 
 
 def check_sessions(rows: Rows, order: Ints, name: str) -> None:

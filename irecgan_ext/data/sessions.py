@@ -9,17 +9,19 @@
 | `reward`  | float32     | finite                                                                          |
 | `state`   | int64       | optional: the simulator's true state                                            |
 | `start`   | int64       | optional: the item a session starts from, or null; the same on every row of it  |
+| `position`| int64       | optional: the place 0, 1, ... of the click in the list as it was shown, where    |
+|           |             | `slate` has another order (a shuffled list); null on the END step                |
 
 Columns with the probability of each slate under the logging policy may stand beside them: see `data.propensities`.
 A session whose last click is not null was cut before its end (censored). Narrower integers, float64 rewards and the
 other list types are accepted. The file's metadata key `irecgan_ext` holds JSON: `schema_version`, `items`,
-`slate_size` and the free `metadata`; a file without it is read with `items` = the largest id + 1.
+`slate_size` and the free `metadata`; a file without it is read with `items` = the largest id + 1. Version 2 of the schema
+added `position`; files of version 1 are read.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,15 +38,14 @@ from torch import Tensor
 from irecgan_ext.data.authors import read_authors_log
 from irecgan_ext.data.propensities import propensity_columns
 from irecgan_ext.data.rows import Ints, Rows, check_rows, check_sessions, positions, read_rows
+from irecgan_ext.data.storage import header, read_header, read_table
 from irecgan_ext.errors import LogError
 from irecgan_ext.files import atomic_write, reason
 from irecgan_ext.types import BOS, END, PAD, Propensities, Trajectories
 
 __all__ = ["LogError", "SessionLog", "load_log", "read_sessions", "write_sessions"]
 
-SCHEMA_VERSION = 1
 MAX_ITEMS = 2**30  # what the sampler takes
-_KEY = b"irecgan_ext"
 
 
 @dataclass(frozen=True)
@@ -99,22 +100,30 @@ def read_sessions(path: str | Path, *, items: int | None = None) -> SessionLog:
     if items is not None and items < 1:
         raise ValueError(f"items must be at least 1, got {items}")
     name = "standard input" if str(path) == "-" else str(path)
-    table = _read_table(path, name)
-    declared, metadata = _read_header(table.schema, name)
     try:
-        rows = read_rows(table, name)
-        if items is None:
-            items = rows.largest_item() + 1 if declared is None else declared["items"]
-        if items > MAX_ITEMS:
-            raise LogError(
-                f"{name}: item ids must be below {MAX_ITEMS}, got {items - 1}; number the items 0, 1, 2, ..."
-            )
-        check_rows(rows, name, items, rows.slate.shape[1] if declared is None else declared["slate_size"])
-        order = np.lexsort((rows.step, rows.session))
-        check_sessions(rows, order, name)
+        rows, order, items, metadata = read_checked(path, name, items)
         return SessionLog(_assemble(rows, order), items, metadata, torch.from_numpy(np.unique(rows.session)))
     except MemoryError as error:
         raise LogError(f"{name}: too large, once padded to the longest session and slate: {reason(error)}") from error
+
+
+def read_checked(path: str | Path, name: str, items: int | None = None) -> tuple[Rows, Ints, int, dict[str, Any]]:
+    """The rows of a Parquet log that keeps every rule, the order [R] that sorts them by session and step, C, and metadata.
+
+    Raises:
+        LogError: see `read_sessions`; `name` stands for the file.
+    """
+    table = read_table(path, name)
+    declared, metadata = read_header(table.schema, name)
+    rows = read_rows(table, name)
+    if items is None:
+        items = rows.largest_item() + 1 if declared is None else declared["items"]
+    if items > MAX_ITEMS:
+        raise LogError(f"{name}: item ids must be below {MAX_ITEMS}, got {items - 1}; number the items 0, 1, 2, ...")
+    check_rows(rows, name, items, int(rows.width.max()) if declared is None else declared["slate_size"])
+    order = np.lexsort((rows.step, rows.session))
+    check_sessions(rows, order, name)
+    return rows, order, items, metadata
 
 
 def write_sessions(
@@ -142,16 +151,10 @@ def write_sessions(
     name = "standard output" if str(path) == "-" else str(path)
     rows = _flatten(trajectories)
     check_rows(rows, name, items, trajectories.slate_size)
-    header = {
-        "schema_version": SCHEMA_VERSION,
-        "items": items,
-        "slate_size": trajectories.slate_size,
-        "metadata": dict(metadata or {}),
-    }
-    table = _table(rows)
+    table = rows_table(rows)
     for column, values in propensity_columns(propensities, trajectories).items() if propensities is not None else ():
         table = table.append_column(column, values)
-    table = table.replace_schema_metadata({_KEY: json.dumps(header, sort_keys=True, allow_nan=False).encode()})
+    table = table.replace_schema_metadata(header(items, trajectories.slate_size, metadata))
     try:
         if str(path) == "-":
             buffer = io.BytesIO()
@@ -165,47 +168,6 @@ def write_sessions(
         raise
     except OSError as error:
         raise LogError(f"{name}: cannot write: {reason(error)}") from error
-
-
-def _read_table(path: str | Path, name: str) -> pa.Table:
-    try:
-        if str(path) == "-":
-            return _parse(sys.stdin.buffer.read(), name)
-        with open(path, "rb") as stream:
-            return _parse(stream.read(), name)
-    except OSError as error:
-        raise LogError(f"{name}: {reason(error)}") from error
-
-
-def _parse(content: bytes, name: str) -> pa.Table:
-    if content[:4] != b"PAR1":
-        raise LogError(f"{name}: not a Parquet file")
-    try:
-        # From memory: a Python file would be released by one of Arrow's threads, which aborts a process that is about to exit.
-        return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise LogError(f"{name}: damaged or truncated Parquet file: {reason(error)}") from error
-
-
-def _read_header(schema: pa.Schema, name: str) -> tuple[dict[str, int] | None, dict[str, Any]]:
-    """What the file declares of itself (None in a file of other origin) and its free metadata."""
-    raw = (schema.metadata or {}).get(_KEY)
-    if raw is None:
-        return None, {}
-    try:
-        header = json.loads(raw)
-        version, metadata = header["schema_version"], header["metadata"]
-        sizes = {key: header[key] for key in ("items", "slate_size")}
-    except (ValueError, TypeError, KeyError) as error:
-        raise LogError(f"{name}: metadata irecgan_ext is damaged: {type(error).__name__}: {reason(error)}") from error
-    if version != SCHEMA_VERSION:
-        raise LogError(f"{name}: schema version must be {SCHEMA_VERSION}, got {version}")
-    for key, size in sizes.items():
-        if type(size) is not int or size < 1:
-            raise LogError(f"{name}: metadata {key} must be a positive integer, got {size!r}")
-    if not isinstance(metadata, dict):
-        raise LogError(f"{name}: metadata must be a JSON object, got {type(metadata).__name__}")
-    return sizes, metadata
 
 
 def _assemble(rows: Rows, order: Ints) -> Trajectories:
@@ -223,7 +185,7 @@ def _assemble(rows: Rows, order: Ints) -> Trajectories:
     last = order[np.append(first[1:], True)]
     return Trajectories(
         start=torch.from_numpy(rows.start[order][first]),
-        slates=spread(rows.slate, PAD),
+        slates=spread(rows.padded(), PAD),
         clicks=spread(rows.click, PAD),
         rewards=spread(rows.reward, 0),
         lengths=torch.from_numpy(lengths),
@@ -242,7 +204,7 @@ def _flatten(trajectories: Trajectories) -> Rows:
     return Rows(
         session=session.astype(np.int64),
         step=step.astype(np.int64),
-        slate=slate,
+        slate=slate[slate != PAD],
         width=(slate != PAD).sum(1),
         click=trajectories.clicks.numpy()[mask],
         reward=trajectories.rewards.numpy()[mask],
@@ -251,14 +213,15 @@ def _flatten(trajectories: Trajectories) -> Rows:
     )
 
 
-def _table(rows: Rows) -> pa.Table:
+def rows_table(rows: Rows) -> pa.Table:
+    """The columns of a log as they are stored; a slate is a list of int64, and nulls stand for END and BOS."""
     offsets = np.append(0, np.cumsum(rows.width))
     large = offsets[-1] > np.iinfo(np.int32).max
     array, offset = (pa.LargeListArray, np.int64) if large else (pa.ListArray, np.int32)
     columns: dict[str, pa.Array] = {
         "session": pa.array(rows.session),
         "step": pa.array(rows.step),
-        "slate": array.from_arrays(pa.array(offsets.astype(offset)), pa.array(rows.slate[rows.slate != PAD])),
+        "slate": array.from_arrays(pa.array(offsets.astype(offset)), pa.array(rows.slate)),
         "click": pa.array(rows.click, mask=rows.click == END),
         "reward": pa.array(rows.reward, type=pa.float32()),
     }
@@ -266,4 +229,6 @@ def _table(rows: Rows) -> pa.Table:
         columns["state"] = pa.array(rows.state)
     if (rows.start != BOS).any():
         columns["start"] = pa.array(rows.start, mask=rows.start == BOS)
+    if rows.position is not None:
+        columns["position"] = pa.array(rows.position, mask=rows.position == PAD)
     return pa.table(columns)

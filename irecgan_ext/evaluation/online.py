@@ -84,11 +84,11 @@ def table(results: Results, titles: Mapping[str, str]) -> str:
     """
     titles = {**MARKS, **titles}
     lines = [
-        f"{'':16}{'greedy: the K best items':^34}{'sampled as in training':^34}",
-        f"{'method':16}" + f"{'reward':>8}{'+- 95%':>8}{'cov@1':>9}{'cov@10':>9}" * 2,
+        f"{'':18}{'greedy: the K best items':^34}{'sampled as in training':^34}",
+        f"{'method':18}" + f"{'reward':>8}{'+- 95%':>8}{'cov@1':>9}{'cov@10':>9}" * 2,
     ]
     for method, row in results.items():
-        lines.append(f"{titles[method]:16}{_cells(row)}{_cells(row.get('sampled'))}".rstrip())
+        lines.append(f"{titles[method]:18}{_cells(row)}{_cells(row.get('sampled'))}".rstrip())
     return "\n".join(lines)
 
 

@@ -1,4 +1,7 @@
-"""What was learnt, as policies for the simulator: they see clicks only, never the user's true state."""
+"""What was learnt, as policies for the simulator: they see clicks only, never the user's true state.
+
+The simulator is on the CPU, a model may be elsewhere: what passes between them is moved.
+"""
 
 from __future__ import annotations
 
@@ -35,19 +38,23 @@ class RecurrentPolicy(Policy):
     @torch.no_grad()
     def begin(self, sessions: int, seed: int) -> None:
         super().begin(sessions, seed)
-        first = self.encoder.step(self.encoder.initial_state(1), torch.tensor([BOS]))
+        self.device = self.encoder.embedding.weight.device
+        first = self.encoder.step(self.encoder.initial_state(1), torch.tensor([BOS], device=self.device))
         self.states = first.repeat(1, 1, sessions, 1)
 
     @torch.no_grad()
     def recommend(self, rows: Tensor, states: Tensor) -> Tensor:
-        logits = self.logits(self.encoder.output(self.states[:, :, rows]))
+        index = rows.to(self.device)
+        logits = self.logits(self.encoder.output(self.states[:, :, index]))
         if not self.sample:
-            return logits.topk(self.slate_size).indices
-        return ops.gumbel_topk(logits, self.slate_size, generator=self.generator, rows=rows)[1]
+            return logits.topk(self.slate_size).indices.to(rows.device)
+        slates = ops.gumbel_topk(logits, self.slate_size, generator=self.generator, rows=index)[1]
+        return slates.to(rows.device)
 
     @torch.no_grad()
     def observe(self, rows: Tensor, slates: Tensor, clicks: Tensor) -> None:
-        self.states[:, :, rows] = self.encoder.step(self.states[:, :, rows], clicks)
+        index = rows.to(self.device)
+        self.states[:, :, index] = self.encoder.step(self.states[:, :, index], clicks.to(self.device))
 
 
 class AgentPolicy(RecurrentPolicy):

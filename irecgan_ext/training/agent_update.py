@@ -11,7 +11,8 @@ from irecgan_ext import losses
 from irecgan_ext.models import Agent, Critic
 from irecgan_ext.rollout import Rollout
 from irecgan_ext.training.batches import sample
-from irecgan_ext.training.pretrain import agent_loss
+from irecgan_ext.training.config import AdversarialConfig
+from irecgan_ext.training.pretrain import agent_loss, agent_returns
 from irecgan_ext.training.run import Run, Unit
 from irecgan_ext.training.value import advantages, fit_critic, session_log_probs
 from irecgan_ext.types import Trajectories
@@ -44,18 +45,48 @@ def update_agent(
     agent.train()
     for part in order.split(config.agent_batch):
         batch = fake.select(part)
-        # Where Eq (10) acts by clicks alone, an END step has log-probability 0 and no gradient.
-        log_probs = _log_probs(agent, batch, config.action, critic is not None)
-        loss = losses.agent_policy_gradient(log_probs, weights[part, : batch.horizon], batch.step_mask())
+        loss = on_policy_loss(agent, batch, weights[part, : batch.horizon], config, valued=critic is not None)
         if config.log_weight > 0:
             real = sample(logged, len(part), unit.generator)
             on_log = agent_loss(agent, real, config) if logged_loss is None else logged_loss(real)
             loss = loss + config.log_weight * on_log
-        if config.entropy > 0:
-            logits = agent.logits(agent.encoder(batch.inputs()))
-            loss = loss - config.entropy * losses.policy_entropy(logits, batch.step_mask())
         unit.values["agent_loss"] = run.descend(optimiser, loss, "agent's loss", rate)
         run.update_average("agent", config.average)
+
+
+def on_policy_loss(
+    agent: Agent, batch: Trajectories, weights: Tensor, config: AdversarialConfig, valued: bool = False
+) -> Tensor:
+    """[] Eq (10) and the entropy bonus on sessions that the agent played.
+
+    Args:
+        weights: [B, T] of each step's log-probability.
+        config: says what acted, the click or the slate.
+        valued: a learnt value was subtracted from the returns; END steps then act too.
+    """
+    if config.action == "slate":
+        log_probs = slate_log_probs(agent, batch)
+    else:
+        log_probs = session_log_probs(agent, batch) if valued else agent(batch)
+    # Where clicks alone act, an END step has log-probability 0 and no gradient.
+    loss = losses.agent_policy_gradient(log_probs, weights, batch.step_mask())
+    if config.entropy > 0:
+        logits = agent.logits(agent.encoder(batch.inputs()))
+        loss = loss - config.entropy * losses.policy_entropy(logits, batch.step_mask())
+    return loss
+
+
+def played_weights(run: Run, sessions: Trajectories) -> Tensor:
+    """[B, T] weights of sessions with the simulator, which need neither scores nor a user model's expectations."""
+    config = run.config.adversarial
+    if config.action == "click":
+        return agent_returns(sessions, config)
+    mask, clicked = sessions.step_mask(), sessions.click_mask()
+    ones, rewards = torch.ones_like(sessions.rewards), sessions.rewards
+    weights = losses.slate_advantages(
+        ones, rewards, clicked.float(), rewards, mask, clicked, config.gamma, config.lambda_r, trace=1.0
+    )
+    return _scaled(run, "online_scale", weights, mask)
 
 
 def slate_log_probs(agent: Agent, batch: Trajectories) -> Tensor:
@@ -69,12 +100,6 @@ def slate_log_probs(agent: Agent, batch: Trajectories) -> Tensor:
 def scores(played: Rollout) -> Tensor:
     """[m, T] q_D of each generated step; 1 where no discriminator scored it."""
     return torch.ones_like(played.trajectories.rewards) if played.q is None else played.q
-
-
-def _log_probs(agent: Agent, batch: Trajectories, action: str, valued: bool) -> Tensor:
-    if action == "slate":
-        return slate_log_probs(agent, batch)
-    return session_log_probs(agent, batch) if valued else agent(batch)
 
 
 def _weights(run: Run, unit: Unit, played: Rollout, critic: Critic | None, trace: float) -> Tensor:
@@ -95,6 +120,13 @@ def _weights(run: Run, unit: Unit, played: Rollout, critic: Critic | None, trace
         )
     if config.action == "click":
         return weights
-    # One scale for the whole run: scaled anew, the vanishing advantages of a settled policy would turn into noise.
-    scale = run.scalars.setdefault("agent_scale", weights[mask].square().mean().sqrt().clamp(min=1e-8).item())
+    return _scaled(run, "agent_scale", weights, mask)
+
+
+def _scaled(run: Run, name: str, weights: Tensor, mask: Tensor) -> Tensor:
+    """[B, T] weights in units of the first ones' spread.
+
+    One scale for the whole run: scaled anew, the vanishing advantages of a settled policy would turn into noise.
+    """
+    scale = run.scalars.setdefault(name, weights[mask].square().mean().sqrt().clamp(min=1e-8).item())
     return weights / scale

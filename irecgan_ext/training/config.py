@@ -11,7 +11,20 @@ from irecgan_ext.errors import UsageError
 
 Preset = Literal["quick", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
-MethodName = Literal["lstm", "pg", "lstmd", "irecgan", "pgis", "ac", "pgu", "acu"]
+MethodName = Literal[
+    "lstm",
+    "pg",
+    "lstmd",
+    "irecgan",
+    "pgis",
+    "ac",
+    "pgu",
+    "acu",
+    "pg-online",
+    "pg-online-offline",
+    "lstm-offline",
+    "irecgan-online",
+]
 
 
 @dataclass(frozen=True)
@@ -149,6 +162,25 @@ class ImportanceConfig:
 
 
 @dataclass(frozen=True)
+class OnlineConfig:
+    """Methods that learn in turns with the simulator (Figure 3)."""
+
+    iterations: int = 20
+    """Turns."""
+    sessions: int = 200
+    """Online sessions per turn."""
+    updates: int = 4
+    """Updates of the agent per turn while it plays, each on an equal share of the turn's sessions."""
+    epochs: int = 4
+    """Passes over all sessions gathered so far, per turn: agent (pg-online-offline) or user model (lstm-offline,
+    irecgan-online)."""
+    rounds: int = 1
+    """Rounds of r-steps and d-steps per turn (irecgan-online)."""
+    evaluation_sessions: int = 1000
+    """Sessions that measure the greedy policy after each turn; nothing learns from them."""
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """The online test at the end, in the simulator."""
 
@@ -173,7 +205,8 @@ class TrainConfig:
     """What to train. lstm: the user model alone, recommending its most clickable items. pg: the agent alone, by policy
     gradient on the log. irecgan: both, by Algorithm 1. lstmd: the same run, for its user model. pgis: pg with importance
     weights. ac: the agent alone, by actor-critic on the log. pgu, acu: pg and ac on logged and generated sessions, without
-    a discriminator."""
+    a discriminator. pg-online, pg-online-offline, lstm-offline, irecgan-online: from scratch, without a log, in turns with
+    the simulator."""
     data: str = "simulator"
     """Where the log comes from: simulator, a Parquet file as irecgan_ext.simulate writes it (- for standard input), or an
     authors' log_*.txt."""
@@ -211,6 +244,7 @@ class TrainConfig:
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     critic: CriticConfig = field(default_factory=CriticConfig)
     pgis: ImportanceConfig = field(default_factory=ImportanceConfig)
+    online: OnlineConfig = field(default_factory=OnlineConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def check(self) -> None:
@@ -244,6 +278,9 @@ class TrainConfig:
             "critic.learning-rate": self.critic.learning_rate,
             "critic.epochs": self.critic.epochs,
             "pgis.cap": self.pgis.cap,
+            "online.iterations": self.online.iterations,
+            "online.updates": self.online.updates,
+            "online.epochs": self.online.epochs,
         }
         for flag, value in positive.items():
             if not 0 < value < math.inf:
@@ -253,6 +290,7 @@ class TrainConfig:
             "user.weight-decay": self.user.weight_decay,
             "agent.weight-decay": self.agent.weight_decay,
             "discriminator.pretrain-epochs": self.discriminator.pretrain_epochs,
+            "online.rounds": self.online.rounds,
             "adversarial.epochs": self.adversarial.epochs,
             "adversarial.r-steps": self.adversarial.r_steps,
             "adversarial.d-steps": self.adversarial.d_steps,
@@ -273,6 +311,12 @@ class TrainConfig:
             raise UsageError(f"--seed must be in 0..2^64-1, got {self.seed}")
         if self.evaluation.sessions < 2:
             raise UsageError(f"--evaluation.sessions must be at least 2, got {self.evaluation.sessions}")
+        if self.online.sessions < self.online.updates:
+            raise UsageError(
+                f"--online.sessions must be at least online.updates = {self.online.updates}, got {self.online.sessions}"
+            )
+        if self.online.evaluation_sessions < 2:
+            raise UsageError(f"--online.evaluation-sessions must be at least 2, got {self.online.evaluation_sessions}")
         if round(self.adversarial.logged_ratio * self.adversarial.generated) < 1:
             raise UsageError(
                 f"--adversarial.logged-ratio must give at least one logged session, got {self.adversarial.logged_ratio}"

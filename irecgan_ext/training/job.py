@@ -18,6 +18,7 @@ from irecgan_ext.training.batches import split
 from irecgan_ext.training.checkpoint import check_writable
 from irecgan_ext.training.config import TrainConfig
 from irecgan_ext.training.methods import METHODS
+from irecgan_ext.training.methods.online import turns
 from irecgan_ext.training.outcome import Outcome, evaluate_outcome
 from irecgan_ext.training.run import Models, Run
 from irecgan_ext.training.source import Source, open_source, reopen_source
@@ -38,7 +39,8 @@ def train_and_evaluate(
         after_training: called with `config.out` before the evaluation.
 
     Returns:
-        What `summary.json` holds: seed, preset, device, version, commit, seconds by phase, and results by method.
+        What `summary.json` holds: seed, preset, device, version, commit, seconds by phase, and results by method; for online
+        methods also `online`, a list of what each turn measured (`methods.online.measure`).
 
     Raises:
         UserError: an option, a log, a checkpoint or the disk; or a loss is not finite; or the user interrupted.
@@ -51,7 +53,8 @@ def train_and_evaluate(
     source = _prepare(config, resume)
     with checking_arguments():
         train, valid = split(source.log, config.validation_share, torch.Generator().manual_seed(config.seed))
-    run = Run(config, config.out, train, valid, source.items, source.reward_mode(), device, resume)
+    reward = source.reward_mode()
+    run = Run(config, config.out, train, valid, source.items, reward, device, resume, source.mdp)
     try:
         with contextlib.closing(run):
             METHODS[config.method].train(run)
@@ -71,6 +74,8 @@ def train_and_evaluate(
         "seconds": {**run.seconds, "total": total},
         "results": results,
     }
+    if METHODS[config.method].online:
+        summary["online"] = turns(config.out)
     write_json(config.out / SUMMARY_FILE, summary)
     return summary
 
@@ -107,6 +112,8 @@ def _prepare(config: TrainConfig, resume: bool) -> Source:
         return reopen_source(config.out)
     with checking_arguments():
         source = open_source(config)
+        if METHODS[config.method].online and source.mdp is None:
+            raise UsageError(f"--method {config.method} needs simulated users: pass --mdp, or a log that names them")
         models = Models(source.items, config.model, source.reward_mode())
     parameters = sum(p.numel() for p in models.parameters())
     check_writable(config.out, 4 * parameters * COPIES_OF_THE_WEIGHTS * CHECKPOINTS_KEPT)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from irecgan_ext.errors import Interrupted, UserError
 from irecgan_ext.models import Agent, Discriminator, UserModel
 from irecgan_ext.models.user_model import RewardMode
+from irecgan_ext.simulators.mdp import MDP
 from irecgan_ext.training.checkpoint import (
     checkpoint_path,
     flatten_state,
@@ -80,12 +81,14 @@ class Run:
         items: C.
         reward: "survival" or "binary".
         resume: go on from the latest checkpoint in `directory`.
+        mdp: the simulated users, for methods that meet them in training.
 
     Attributes:
         models: trained in place.
         average: running average of the models' weights (adversarial phase); what generates and what is kept.
         modules: what a method trains beside the three models, by name; see `module`.
         snapshots: state dicts by name: "user" and "agent", the pre-trained models, and their best epochs so far.
+        gathered: sessions with the simulator so far, in place of `train` once there are any.
         scalars: numbers that must survive a resumption (best losses, patience).
     """
 
@@ -99,8 +102,10 @@ class Run:
         reward: RewardMode,
         device: torch.device,
         resume: bool = False,
+        mdp: MDP | None = None,
     ) -> None:
         self.config = config
+        self.mdp = mdp
         self.directory = directory
         self.train = train.to(device)
         self.valid = valid.to(device)
@@ -112,6 +117,7 @@ class Run:
         self.modules: dict[str, nn.Module] = {}
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
         self.snapshots: dict[str, dict[str, Tensor]] = {}
+        self.gathered: Trajectories | None = None
         self.scalars: dict[str, float] = {}
         self.done: dict[str, int] = {}
         self.seconds: dict[str, float] = {}
@@ -215,6 +221,11 @@ class Run:
                 if stopped:
                     return
 
+    def gather(self, sessions: Trajectories) -> None:
+        """Add sessions with the simulator to what there is to learn from; they take the place of the log."""
+        parts = [sessions.to(self.device)] if self.gathered is None else [self.gathered, sessions.to(self.device)]
+        self.train = self.gathered = Trajectories.cat(parts)
+
     def spend(self, phase: str, seconds: float) -> None:
         """Book running time of this process on a phase."""
         self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
@@ -265,6 +276,7 @@ class Run:
             "modules": {**self._module_states, **{key: value.state_dict() for key, value in self.modules.items()}},
             "optimisers": {**self._optimiser_states, **optimisers},
             "snapshots": self.snapshots,
+            "gathered": None if self.gathered is None else vars(self.gathered),
             "scalars": self.scalars,
             "done": self.done,
             "seconds": self.seconds,
@@ -288,6 +300,8 @@ class Run:
         self.average.load_state_dict(state["average"])
         self._module_states, self._optimiser_states = state["modules"], state["optimisers"]
         self.snapshots = {name: {k: v.to(self.device) for k, v in s.items()} for name, s in state["snapshots"].items()}
+        if state["gathered"] is not None:
+            self.train = self.gathered = Trajectories(**state["gathered"]).to(self.device)
         self.scalars, self.done, self.seconds = state["scalars"], state["done"], state["seconds"]
         self.checkpoint = path
 

@@ -43,7 +43,7 @@ def pretrain_actor(run: Run) -> Critic:
         before=before,
     )
     for unit, valid in units:
-        unit.values["loss_valid"] = valid
+        unit.values |= {"actor_loss": unit.values.pop("loss"), "loss_valid": valid}
     return critic
 
 
