@@ -163,11 +163,12 @@ def test_samples_depend_on_seed_and_place_alone(run: Path, command: Any) -> None
 def test_histories_are_read_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     os.write(writing, b"[1]\n[2]\n[3]\n[4]\n")  # and the other end stays open
-    monkeypatch.setattr("sys.stdin", open(reading))  # noqa: SIM115
-    batches = read_histories("-", "jsonl", 3)
-    assert next(batches).clicks == [[1], [2], [3]]
-    os.close(writing)
-    assert [(batch.ids, batch.clicks) for batch in batches] == [([3], [[4]])]
+    with open(reading) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        batches = read_histories("-", "jsonl", 3)
+        assert next(batches).clicks == [[1], [2], [3]]
+        os.close(writing)
+        assert [(batch.ids, batch.clicks) for batch in batches] == [([3], [[4]])]
 
 
 def test_sessions_that_start_from_an_item_have_no_begin_symbol(run: Path) -> None:

@@ -109,10 +109,14 @@ def _text_rows(path: str, name: str, reader: Any) -> Iterator[Row]:
 @contextmanager
 def _open_text(path: str) -> Iterator[TextIO]:
     if path == "-":
-        yield io.TextIOWrapper(sys.stdin.buffer, "utf-8", newline="")
-    else:
-        with open(path, encoding="utf-8", newline="") as stream:
+        stream = io.TextIOWrapper(sys.stdin.buffer, "utf-8", newline="")
+        try:
             yield stream
+        finally:
+            stream.detach()  # or standard input would be closed with it
+    else:
+        with open(path, encoding="utf-8", newline="") as file:
+            yield file
 
 
 def _json_lines(stream: TextIO, name: str) -> Iterator[Row]:
