@@ -53,7 +53,8 @@ class ExportOptions:
     """Which agent of the run, by its row in the run's table: irecgan, pg, ... None: that of the run's method."""
     aot: tyro.conf.FlagCreatePairsOff[bool] = False
     """Compile both programs for this machine's processor instead (AOTInductor packages, which need a C++ compiler now and
-    torch's libraries later): load with torch._inductor.aoti_load_package("agent.pt2"). The notes go beside them, to agent.json."""
+    torch's libraries later): load with torch._inductor.aoti_load_package("agent.pt2"). The notes go to agent.json
+    beside them."""
 
 
 def main(options: ExportOptions) -> None:

@@ -91,7 +91,9 @@ def main(options: OffPolicyOptions) -> None:
         print(f"warning: {warning}", file=sys.stderr)
     if options.json:
         estimates = {name: row.plain() for name, row in found.estimates.items()}
-        _print_json({"value": found.value, "sessions": found.sessions, "estimates": estimates, "warnings": found.warnings})
+        _print_json(
+            {"value": found.value, "sessions": found.sessions, "estimates": estimates, "warnings": found.warnings}
+        )
     else:
         print(found.table())
 

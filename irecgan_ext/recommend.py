@@ -129,7 +129,9 @@ def _candidates(options: RecommendOptions, ids: ItemIds) -> Tensor | None:
 def _reader(options: RecommendOptions, trained: Trained, ids: ItemIds) -> Reader[Item]:
     hidden = trained.config.model.history_dropout > 0
     unknown = ("hide" if hidden else "drop") if options.unknown in ("auto", "error") else options.unknown
-    return Reader(ids.inside, starts_from_item=trained.starts_from_item, unknown="hide" if unknown == "hide" else "drop")
+    return Reader(
+        ids.inside, starts_from_item=trained.starts_from_item, unknown="hide" if unknown == "hide" else "drop"
+    )
 
 
 def _recommend(
@@ -138,7 +140,9 @@ def _recommend(
     """Lists for a batch whose first history is number `first` of the input."""
     symbols, seen = reader.read(batch.clicks)
     if options.unknown == "error" and reader.count.unknown:
-        place = next(row for row, clicks in enumerate(batch.clicks) if any(reader.inside(item) is None for item in clicks))
+        place = next(
+            row for row, clicks in enumerate(batch.clicks) if any(reader.inside(item) is None for item in clicks)
+        )
         item = next(item for item in batch.clicks[place] if reader.inside(item) is None)
         raise UsageError(f"{options.histories}: history {batch.ids[place]}: item {item} is not in the catalogue")
     state = recommender.replay(symbols)
@@ -162,7 +166,12 @@ def _report(reader: Reader[Item], short: int, k: int) -> None:
 
 
 def _bench(
-    options: RecommendOptions, trained: Trained, recommender: Recommender, reader: Reader[Item], ids: ItemIds, form: Format
+    options: RecommendOptions,
+    trained: Trained,
+    recommender: Recommender,
+    reader: Reader[Item],
+    ids: ItemIds,
+    form: Format,
 ) -> None:
     """Histories per second of one batch, repeated."""
     if options.histories == "-":
@@ -178,7 +187,10 @@ def _bench(
     exclude = seen if options.exclude_seen else torch.empty(len(histories), 0, dtype=torch.int64)
     rates = compare(recommender, symbols, exclude, options.k, sample=options.sample)
     longest = max(map(len, symbols))
-    print(f"batch of {len(histories)} histories of up to {longest} symbols, C = {trained.items}, k = {options.k}, ", end="")
+    print(
+        f"batch of {len(histories)} histories of up to {longest} symbols, C = {trained.items}, k = {options.k}, ",
+        end="",
+    )
     print(f"{'sampled' if options.sample else 'greedy'}, {torch.get_num_threads()} threads")
     for name, rate in rates.items():
         low, high = rate.quartiles

@@ -69,7 +69,9 @@ def test_ratios_of_the_agent_to_the_log() -> None:
     rewards = slot_rewards(log, steps)
     assert torch.equal(rewards.sum(1), log.rewards[steps].double())
     clicked = log.clicks[steps] >= 0
-    assert torch.equal(log.slates[steps][clicked].gather(1, rewards[clicked].argmax(1)[:, None])[:, 0], log.clicks[steps][clicked])
+    assert torch.equal(
+        log.slates[steps][clicked].gather(1, rewards[clicked].argmax(1)[:, None])[:, 0], log.clicks[steps][clicked]
+    )
 
 
 def test_a_temperature_divides_the_logits() -> None:
@@ -99,7 +101,9 @@ def test_estimates_meet_the_truth(value: Any) -> None:
     if value == "step":
         expected = log.rewards[log.step_mask()].double().mean()
     assert logged.value == pytest.approx(float(expected), rel=1e-6)
-    assert not logged.interval[0] < truth < logged.interval[1], "the agent must differ from the log for this to mean anything"
+    assert not logged.interval[0] < truth < logged.interval[1], (
+        "the agent must differ from the log for this to mean anything"
+    )
     for name in SOUND[value]:
         row = got.estimates[name]
         deviation = (row.interval[1] - row.interval[0]) / 3.92
@@ -196,7 +200,12 @@ def test_the_command(directory: Path, tmp_path: Path) -> None:
     status, out, error = run_here(*common)
     assert status == 0
     assert out.splitlines()[0].split() == ["estimator", "estimate", "95%", "interval", "effective", "sessions"]
-    assert [line.split()[0] for line in out.splitlines()[1:]] == ["logged", *SOUND["session"][:4], "dm", "per_decision_dr"]
+    assert [line.split()[0] for line in out.splitlines()[1:]] == [
+        "logged",
+        *SOUND["session"][:4],
+        "dm",
+        "per_decision_dr",
+    ]
     assert error.startswith("warning: ") or error == ""
     status, out, _ = run_here(*common, "--value", "first", "--agent", "pg", "--json")
     shown = json.loads(out)
@@ -221,13 +230,18 @@ BAD = {
     "temperature": (("--log", "log.parquet", "--temperature", -1), "--temperature must be positive and finite, got -1"),
     "bootstrap": (("--log", "log.parquet", "--bootstrap", 0), "--bootstrap must be at least 1, got 0"),
     "seed": (("--log", "log.parquet", "--seed", -1), "--seed must not be negative, got -1"),
-    "agent": (("--log", "log.parquet", "--agent", "lstm"), "--agent must be an agent of the run in run (pg, irecgan), got lstm"),
+    "agent": (
+        ("--log", "log.parquet", "--agent", "lstm"),
+        "--agent must be an agent of the run in run (pg, irecgan), got lstm",
+    ),
     "users": (("--log", "real.parquet", "--calibration", "c.png"), "real.parquet does not name its simulated users"),
 }
 
 
 @pytest.mark.parametrize(("args", "message"), BAD.values(), ids=BAD.keys())
-def test_bad_input_ends_in_one_line(directory: Path, monkeypatch: pytest.MonkeyPatch, args: tuple, message: str) -> None:
+def test_bad_input_ends_in_one_line(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, args: tuple, message: str
+) -> None:
     monkeypatch.chdir(directory)
     table = pq.read_table("log.parquet").replace_schema_metadata(None)
     pq.write_table(table, "real.parquet")

@@ -131,7 +131,12 @@ def test_a_process_without_the_package_gets_the_models_answers(run: Path, tmp_pa
     ],
 )
 def test_bad_options_end_in_one_line(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], args: Any, message: str
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    args: Any,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     out = () if "--out" in args else ("--out", "agent.pt2")

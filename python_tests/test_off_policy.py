@@ -103,7 +103,10 @@ def test_one_step_estimators_have_the_first_steps_value_as_mean() -> None:
 def test_a_wrong_weight_is_seen() -> None:
     log, chances = every_session()
     wrong = log["weights"].flip(1)
-    assert abs(expectation(off_policy.trajectory_ipw(wrong.cumprod(1), log["rewards"]), chances) - exact_values()[1]) > 1e-3
+    assert (
+        abs(expectation(off_policy.trajectory_ipw(wrong.cumprod(1), log["rewards"]), chances) - exact_values()[1])
+        > 1e-3
+    )
 
 
 def test_exact_model_leaves_no_variance_but_the_logs_own() -> None:

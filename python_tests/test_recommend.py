@@ -80,9 +80,13 @@ def test_json_lines_through_pipes(run: Path, command: Any) -> None:
 
 def test_formats_agree(run: Path, command: Any, tmp_path: Path) -> None:
     histories = [[3, 17], [], [9, 9, 1, 30]]
-    Path("h.jsonl").write_text("".join(json.dumps({"id": i + 10, "history": h}) + "\n" for i, h in enumerate(histories)))
+    Path("h.jsonl").write_text(
+        "".join(json.dumps({"id": i + 10, "history": h}) + "\n" for i, h in enumerate(histories))
+    )
     with open("h.csv", "w", newline="") as stream:
-        csv.writer(stream).writerows([["history", "id"], *([" ".join(map(str, h)), i + 10] for i, h in enumerate(histories))])
+        csv.writer(stream).writerows(
+            [["history", "id"], *([" ".join(map(str, h)), i + 10] for i, h in enumerate(histories))]
+        )
     pq.write_table(pa.table({"history": histories, "id": [10, 11, 12]}), "h.parquet")
     got = {}
     for source in ("h.jsonl", "h.csv", "h.parquet"):
@@ -98,8 +102,17 @@ def test_formats_agree(run: Path, command: Any, tmp_path: Path) -> None:
     assert table["items"].to_pylist() == [row[1] for row in got["h.jsonl"]]
     assert table["id"].to_pylist() == [10, 11, 12]
     with open("o.csv", newline="") as stream:
-        assert [row["items"] for row in csv.DictReader(stream)] == [" ".join(map(str, row[1])) for row in got["h.jsonl"]]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["h.csv", "h.jsonl", "h.parquet", "o.csv", "o.jsonl", "o.parquet"]
+        assert [row["items"] for row in csv.DictReader(stream)] == [
+            " ".join(map(str, row[1])) for row in got["h.jsonl"]
+        ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "h.csv",
+        "h.jsonl",
+        "h.parquet",
+        "o.csv",
+        "o.jsonl",
+        "o.parquet",
+    ]
 
 
 def test_a_session_log_is_a_file_of_histories(run: Path, command: Any) -> None:
@@ -195,13 +208,21 @@ def test_bench_prints_both_ways(command: Any) -> None:
 BAD: dict[str, tuple[tuple[str | int, ...], str, str]] = {
     "missing file": (("--histories", "none.csv"), "", "none.csv: No such file or directory"),
     "missing parquet": (("--histories", "none.parquet"), "", "none.parquet: cannot be read as Parquet: "),
-    "suffix": (("--histories", "h.txt"), "", "h.txt: the suffix must be one of .jsonl, .ndjson, .csv, .parquet, got '.txt'"),
+    "suffix": (
+        ("--histories", "h.txt"),
+        "",
+        "h.txt: the suffix must be one of .jsonl, .ndjson, .csv, .parquet, got '.txt'",
+    ),
     "not JSON": ((), "[1]\n[2\n", "standard input: line 2: not JSON"),
     "no history": ((), '{"items": [1]}\n', "standard input: line 1: history is missing"),
     "no list": ((), "7\n", "standard input: line 1: history must be a list of items, got 7"),
     "item type": ((), "[1, null]\n", "standard input: line 1: an item must be an integer or a string, got null"),
     "id type": ((), '{"id": [1], "history": []}\n', "line 1: id must be a number or a string, got [1]"),
-    "separator": (("--input-format", "csv"), "id;history\n1;2 3\n", "column history is missing; the columns are id;history"),
+    "separator": (
+        ("--input-format", "csv"),
+        "id;history\n1;2 3\n",
+        "column history is missing; the columns are id;history",
+    ),
     "fields": (("--input-format", "csv"), "id,history\n1,2,3\n", "standard input: line 2: must have 2 fields"),
     "empty csv": (("--input-format", "csv"), "", "column history is missing; the columns are none"),
     "k": (("--k", 51), "[]\n", "--k must be in 1..C (C = 50), got 51"),

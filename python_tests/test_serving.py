@@ -102,7 +102,10 @@ def test_lists_end_where_the_items_do() -> None:
     recommender = Recommender(agent_of(), candidates)
     state = recommender.replay(histories([1, 2, 3]))
     exclude = torch.tensor([[5, 5, 1], [2, 5, 8], [PAD, PAD, PAD]])
-    for got in (recommender.recommend(state, 4, exclude=exclude), recommender.sample(state, 4, exclude=exclude, seed=1)):
+    for got in (
+        recommender.recommend(state, 4, exclude=exclude),
+        recommender.sample(state, 4, exclude=exclude, seed=1),
+    ):
         assert [sorted(row[row >= 0].tolist()) for row in got.items] == [[2, 8], [], [2, 5, 8]]
         assert torch.equal(got.items == PAD, got.log_probs == -torch.inf)
         assert bool(((got.items == PAD).int().diff(dim=1) >= 0).all()), "fillers come last"

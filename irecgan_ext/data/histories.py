@@ -128,7 +128,9 @@ def _json_lines(stream: TextIO, name: str) -> Iterator[Row]:
         except ValueError as error:
             raise LogError(f"{name}: line {number}: not JSON: {reason(error)}") from error
         if isinstance(value, dict) and "history" not in value:
-            raise LogError(f"{name}: line {number}: history is missing; the object must be {{'id': ..., 'history': [...]}}")
+            raise LogError(
+                f"{name}: line {number}: history is missing; the object must be {{'id': ..., 'history': [...]}}"
+            )
         key, clicks = (value.get("id"), value["history"]) if isinstance(value, dict) else (None, value)
         if isinstance(key, (dict, list)):
             raise LogError(f"{name}: line {number}: id must be a number or a string, got {json.dumps(key)}")
@@ -141,7 +143,9 @@ def _csv_rows(stream: TextIO, name: str) -> Iterator[Row]:
         columns = list(reader.fieldnames or [])
         if "history" not in columns:
             found = ", ".join(columns) or "none"
-            raise LogError(f"{name}: column history is missing; the columns are {found} (the separator must be a comma)")
+            raise LogError(
+                f"{name}: column history is missing; the columns are {found} (the separator must be a comma)"
+            )
         for row in reader:
             if None in row or None in row.values():
                 raise LogError(f"{name}: line {reader.line_num}: must have {len(columns)} fields")

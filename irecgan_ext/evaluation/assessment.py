@@ -174,8 +174,8 @@ def _warnings(
     mean = float(weights.mean())
     if mean + error < 1:
         found.append(
-            f"the weights of single steps average {mean:.3g} rather than 1: slates that this agent shows are missing from the log "
-            "or too rare in it, and estimates without self-normalisation are too low"
+            f"the weights of single steps average {mean:.3g} rather than 1: slates that this agent shows are missing from the "
+            "log or too rare in it, and estimates without self-normalisation are too low"
         )
     for name, column in (("iips", propensities.pscore_item_position), ("rips", propensities.pscore_cascade)):
         if column is None:

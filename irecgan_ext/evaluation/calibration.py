@@ -63,9 +63,7 @@ def calibrate(
     points = []
     for temperature in temperatures:
         target = tempered(agent, temperature)
-        found = assess(
-            target, user, sessions, propensities, value=value, samples=samples, seed=seed, progress=progress
-        )
+        found = assess(target, user, sessions, propensities, value=value, samples=samples, seed=seed, progress=progress)
         truth = true_value(mdp, target, sessions, value, max_steps=max_steps, simulated=simulated, seed=seed)
         points.append(Point(temperature, truth, found))
     return points

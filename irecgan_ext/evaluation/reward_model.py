@@ -65,7 +65,9 @@ def model_values(
     return ModelValues(expected, values)
 
 
-def later_values(user: UserModel, agent: Agent, start: Tensor, horizon: int, slate_size: int, *, seed: int = 0) -> Tensor:
+def later_values(
+    user: UserModel, agent: Agent, start: Tensor, horizon: int, slate_size: int, *, seed: int = 0
+) -> Tensor:
     """[horizon + 1] float64: mean reward from step t on of the agent's sessions in the user model that reach step t.
 
     Sessions start from the symbols `start` [B] in turn and are cut at `horizon`; 0 where none comes so far.

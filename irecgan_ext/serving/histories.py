@@ -59,5 +59,7 @@ class Reader(Generic[T]):
                 inputs = [BOS, *inputs]
             symbols.append(torch.tensor(inputs))
             seen.append(torch.tensor(known, dtype=torch.int64))
-        shown = torch.nn.utils.rnn.pad_sequence(seen, batch_first=True, padding_value=PAD) if seen else torch.empty(0, 0)
+        shown = (
+            torch.nn.utils.rnn.pad_sequence(seen, batch_first=True, padding_value=PAD) if seen else torch.empty(0, 0)
+        )
         return symbols, shown.long()

@@ -82,7 +82,9 @@ class Recommender:
         """
         lengths = torch.tensor([len(history) for history in histories], dtype=torch.int64)
         if bool((lengths < 1).any()):
-            raise ValueError(f"histories must hold at least a start symbol, got an empty one at {int(lengths.argmin())}")
+            raise ValueError(
+                f"histories must hold at least a start symbol, got an empty one at {int(lengths.argmin())}"
+            )
         encoder = self.agent.encoder
         state = encoder.initial_state(len(histories))
         for first in range(0, int(lengths.max()) if len(lengths) else 0, _STEPS):

@@ -25,7 +25,13 @@ class Rate:
 
 
 def obvious(
-    agent: Agent, histories: Sequence[Tensor], k: int, exclude: Tensor, *, sample: bool, candidates: Tensor | None = None
+    agent: Agent,
+    histories: Sequence[Tensor],
+    k: int,
+    exclude: Tensor,
+    *,
+    sample: bool,
+    candidates: Tensor | None = None,
 ) -> Tensor:
     """[B, k] int64: one padded batch, all its logits in memory, `topk`; for draws, Gumbel noise added first.
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 _TILE = 8192  # items projected at a time
+_BLOCK = 64  # the k best items are in the k blocks with the largest maxima: only those are sorted
 
 
 @torch.no_grad()
@@ -49,8 +50,24 @@ def linear_topk(
             place = exclude - first
             row, column = ((place >= 0) & (place < logits.shape[1])).nonzero(as_tuple=True)
             logits[row, place[row, column]] = -torch.inf
-        total = torch.logaddexp(total, logits.logsumexp(1))
-        best, at = logits.topk(min(k, logits.shape[1]))
+        best, at = _topk(logits, min(k, logits.shape[1]))
+        largest = best[:, :1].clamp(min=torch.finfo(logits.dtype).min)  # a row of -inf alone must not become NaN
+        total = torch.logaddexp(total, logits.sub_(largest).exp_().sum(1).log_() + largest[:, 0])
         values, chosen = torch.cat([values, best], 1).topk(k)
         indices = torch.cat([indices, at + first], 1).gather(1, chosen)
     return values, indices.masked_fill(values == -torch.inf, -1), total
+
+
+def _topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`logits.topk(k)` of [R, W]; torch's own reads a wide row several times."""
+    rows, width = logits.shape
+    blocks = width // _BLOCK
+    if blocks <= k:
+        return logits.topk(k)
+    whole = logits[:, : blocks * _BLOCK].unflatten(1, (blocks, _BLOCK))
+    winners = whole.amax(2).topk(k).indices  # [R, k]
+    inside = whole.gather(1, winners[:, :, None].expand(rows, k, _BLOCK)).flatten(1)
+    items = (winners[:, :, None] * _BLOCK + torch.arange(_BLOCK, device=logits.device)).flatten(1)
+    rest = torch.arange(blocks * _BLOCK, width, device=logits.device).expand(rows, -1)
+    values, chosen = torch.cat([inside, logits[:, blocks * _BLOCK :]], 1).topk(k)
+    return values, torch.cat([items, rest], 1).gather(1, chosen)

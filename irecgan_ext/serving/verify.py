@@ -44,9 +44,7 @@ def verify(
         histories[torch.arange(length) >= lengths[:, None]] = PAD
         exclude = torch.randint(-1, recommender.items, (batch, shown), generator=generator)
         rows = [row[: int(n)] for row, n in zip(histories, lengths, strict=True)]
-        symbols = [
-            row if starts_from_item and len(row) else torch.cat([torch.tensor([BOS]), row]) for row in rows
-        ]
+        symbols = [row if starts_from_item and len(row) else torch.cat([torch.tensor([BOS]), row]) for row in rows]
         state = recommender.replay(symbols)
         worst = max(worst, _compare(recommender, state, exclude, history(histories, exclude), k))
         clicks = torch.randint(recommender.items, (batch,), generator=generator)
@@ -63,7 +61,11 @@ def _compare(recommender: Recommender, state: Tensor, exclude: Tensor, got: Any,
     table = torch.full((len(items), recommender.items + 1), -torch.inf)
     table.scatter_(1, torch.where(everything.items == PAD, recommender.items, everything.items), everything.log_probs)
     own = table.gather(1, torch.where(items == PAD, recommender.items, items))
-    pairs = {"state": (reached, state), "log_probs": (log_probs, expected.log_probs), "items": (own, expected.log_probs)}
+    pairs = {
+        "state": (reached, state),
+        "log_probs": (log_probs, expected.log_probs),
+        "items": (own, expected.log_probs),
+    }
     for name, (one, other) in pairs.items():
         if one.shape != other.shape or not torch.allclose(one, other, rtol=_TOLERANCE, atol=_TOLERANCE):
             raise Unequal(f"{name} of the exported program differ from the model's")

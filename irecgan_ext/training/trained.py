@@ -57,6 +57,8 @@ def load_trained(directory: Path, name: str | None = None) -> Trained:
     agent = outcome.learnt.get(name)
     if not isinstance(agent, Agent):
         agents = [row for row, model in outcome.learnt.items() if isinstance(model, Agent)]
-        raise UsageError(f"--agent must be an agent of the run in {directory} ({', '.join(agents) or 'none'}), got {name}")
+        raise UsageError(
+            f"--agent must be an agent of the run in {directory} ({', '.join(agents) or 'none'}), got {name}"
+        )
     user = outcome.learnt.get("lstm")
     return Trained(name, agent.eval(), user.eval() if isinstance(user, UserModel) else None, config, source)
