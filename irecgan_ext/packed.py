@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,7 +98,8 @@ class PackedSessions:
     def to(self, device: torch.device | str) -> PackedSessions:
         """The same sessions on `device`."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return PackedSessions(**{n: v.to(device) if isinstance(v, Tensor) else v for n, v in values.items()})
+        moved: dict[str, Any] = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in values.items()}
+        return PackedSessions(**moved)
 
     def has_ends(self) -> bool:
         """Whether any session shows its user leaving."""

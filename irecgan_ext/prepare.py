@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from irecgan_ext.cli import checking_arguments, run_command
-from irecgan_ext.errors import UsageError
+from irecgan_ext.cli import run_command
+from irecgan_ext.errors import UsageError, checking_arguments
 
 if TYPE_CHECKING:
     from irecgan_ext.data.assemble import Assembly

@@ -9,6 +9,7 @@ from typing import Any
 from irecgan_ext.cli import flag_value, run_command
 from irecgan_ext.errors import UsageError
 from irecgan_ext.evaluation.online import table
+from irecgan_ext.evaluation.rerank import rerank_table
 from irecgan_ext.plots import plot_training
 from irecgan_ext.training.checkpoint import latest_checkpoint
 from irecgan_ext.training.config import PRESETS, TrainConfig, preset
@@ -31,7 +32,7 @@ def main(options: TrainConfig) -> None:
         resume=options.resume is not None,
         after_training=lambda directory: plot_training(directory, directory / PLOT_FILE),
     )
-    print(table(summary["results"], TITLES))
+    print(rerank_table(summary["rerank"], TITLES) if "rerank" in summary else table(summary["results"], TITLES))
     say(config, f"results in {config.out}")
 
 

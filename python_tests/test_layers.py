@@ -12,13 +12,14 @@ import irecgan_ext
 PACKAGE = Path(irecgan_ext.__file__).parent
 NAME = "irecgan_ext"
 
-COMMON = {"errors", "files", "types"}
+COMMON = {"errors", "files", "types", "packed"}
 # Part of the package -> the parts that it may import, besides itself.
 LAYERS = {
     "errors": set(),
     "files": set(),
     "types": set(),
     "plackett_luce": set(),
+    "packed": {"types"},
     "reference": set(),
     "ops": {"_C", "reference"},
     "models": {"ops", *COMMON},
@@ -33,7 +34,7 @@ BELOW = {"estimators", "losses", "models", "ops", "plackett_luce", "data", "simu
 LAYERS["evaluation"] = {"rollout", *BELOW}
 LAYERS["training"] = {"evaluation", *LAYERS["evaluation"]}
 LAYERS["cli"] = COMMON
-COMMANDS = {"train", "simulate", "evaluate", "recommend", "export", "off_policy", "experiments", "plots"}
+COMMANDS = {"prepare", "train", "simulate", "evaluate", "recommend", "export", "off_policy", "experiments", "plots"}
 for command in COMMANDS:
     LAYERS[command] = {"cli", "training", "serving", *LAYERS["training"]}
 for command in COMMANDS - {"plots"}:
@@ -81,7 +82,7 @@ def test_heavy_libraries_stay_where_they_belong(path):
     part = Path(path).parts[0].removesuffix(".py")
     assert "gymnasium" not in names or path == "simulators/environment.py"
     assert "matplotlib" not in names or part in ("plots", "experiments")
-    assert "pyarrow" not in names or part == "data"
+    assert not names & {"pyarrow", "polars"} or part == "data"
     if part in ("reference", "ops", "models", "losses", "estimators", "plackett_luce", "rollout", "types"):
         assert names <= {"torch", "typing", *sys.stdlib_module_names, "__future__"}, names
 
@@ -115,7 +116,7 @@ import sys, time
 begin = time.perf_counter()
 import irecgan_ext
 taken = time.perf_counter() - begin
-heavy = {"torch", "matplotlib", "numpy", "gymnasium", "pyarrow", "tensorboard", "tyro"} & set(sys.modules)
+heavy = {"torch", "matplotlib", "numpy", "gymnasium", "pyarrow", "polars", "tensorboard", "tyro"} & set(sys.modules)
 print(taken, *sorted(heavy))
 """
 

@@ -40,6 +40,8 @@ def test_training_with_every_series(tmp_path: Path) -> None:
     for i in range(4):
         records += [("r_step", {"agent_return": 2 + 0.1 * i, "q_mean": 0.4}), ("d_step", {"d_loss": 0.7})]
     records += [("d_step", {"d_accuracy_real": 0.5, "d_accuracy_generated": 0.6})]
+    records += [("pretrain_agent", {"loss": 3.0, "loss_valid": 3.1, "critic_loss": 2.0})]
+    records += [("online", {"reward": 2.0, "greedy_reward": 2.5, "coverage_1": 0.2, "coverage_10": 0.3})]
     assert {name for _, values in records for name in values} == set(plots.SERIES)
     plots.plot_training(write(tmp_path, records), tmp_path / "all.png")
     image = pixels(tmp_path / "all.png")

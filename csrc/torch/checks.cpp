@@ -139,7 +139,8 @@ void check_gumbel_topk(const Tensor& logits, int64_t k, const Tensor& seed, cons
 
 void check_linear_gumbel_topk(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias, int64_t k,
                               const Tensor& seed, const Tensor& rows, int64_t step,
-                              const std::optional<Tensor>& exclude, const std::optional<Tensor>& mask) {
+                              const std::optional<Tensor>& exclude, const std::optional<Tensor>& mask,
+                              bool /*log_prob*/) {
   require(hidden.dim() == 2, "hidden", "have 2 dimensions [R, H]", shape(hidden));
   require(weight.dim() == 2, "weight", "have 2 dimensions [C, H]", shape(weight));
   check_dtype(hidden, ScalarType::Float, "hidden");

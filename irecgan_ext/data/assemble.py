@@ -129,7 +129,11 @@ def _ends(steps: pl.DataFrame, clicks: pl.DataFrame, lists: pl.DataFrame, end: E
 def _shown(raw: RawLog, lists: pl.Series) -> pl.DataFrame:
     """item and shows: how many of `lists` hold each item."""
     counts = [
-        batch.select(pl.col("items").list.unique().alias("item")).explode("item").drop_nulls().group_by("item").len("shows")
+        batch.select(pl.col("items").list.unique().alias("item"))
+        .explode("item")
+        .drop_nulls()
+        .group_by("item")
+        .len("shows")
         for batch in raw.batches(lists)
     ]
     return pl.concat(counts).group_by("item").agg(pl.col("shows").sum())

@@ -79,8 +79,12 @@ def read_columns(table: RawTable, names: Columns, reward: str | None = "reward")
     steps = steps.with_columns(pl.col("list").min().over("session").alias("first"))
     steps = steps.sort("first", *(["order"] if names.order is not None else []), maintain_order=True)
     return RawLog(
-        steps=steps.select("session", "list", "item", pl.when(pl.col("item").is_null()).then(0.0).otherwise("reward").cast(
-            pl.Float32).alias("reward")),
+        steps=steps.select(
+            "session",
+            "list",
+            "item",
+            pl.when(pl.col("item").is_null()).then(0.0).otherwise("reward").cast(pl.Float32).alias("reward"),
+        ),
         lists=table.frame.select(pl.col(ROW).alias("list"), lists.cast(pl.List(pl.String)).alias("items")),
         table=table,
         rows_read=table.count(),

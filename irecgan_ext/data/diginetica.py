@@ -80,7 +80,7 @@ def _steps(queries: RawTable, clicks: RawTable, dropped: Counter[str]) -> pl.Dat
     dropped["clicks without a query"] += len(orphans)
     rows = clicked.join(shown.drop("timeframe"), on="queryId", how="inner", maintain_order="left")
     unclicked = shown.join(clicked, on="queryId", how="anti", maintain_order="left")
-    columns = [pl.col("sessionId").alias("session"), "list", "eventdate", "timeframe"]
+    columns: list[pl.Expr | str] = [pl.col("sessionId").alias("session"), "list", "eventdate", "timeframe"]
     steps = pl.concat(
         [
             rows.select(*columns, pl.col("itemId").alias("item")),
@@ -94,7 +94,9 @@ def _rewarded(steps: pl.DataFrame, purchases: RawTable, dropped: Counter[str]) -
     """`steps` with a reward of 1 on the last click on each item that its session bought."""
     bought = purchases.collect(purchases.frame.select(COLUMNS["train-purchases.csv"]))
     bought = drop_repeats(bought, dropped, "repeated purchases")
-    bought = bought.select(pl.col("sessionId").cast(pl.Int64).alias("session"), pl.col("itemId").cast(pl.Int64).alias("item"))
+    bought = bought.select(
+        pl.col("sessionId").cast(pl.Int64).alias("session"), pl.col("itemId").cast(pl.Int64).alias("item")
+    )
     dropped["purchases without a click"] += bought.join(steps, on=["session", "item"], how="anti").height
     last = pl.int_range(pl.len()).over("session", "item") == pl.len().over("session", "item") - 1
     steps = steps.with_columns(last.alias("last"))
@@ -107,7 +109,9 @@ def _rewarded(steps: pl.DataFrame, purchases: RawTable, dropped: Counter[str]) -
 def _products(views: RawTable, products: RawTable, categories: RawTable) -> pl.DataFrame:
     """id, price_log2, category and number of views of each item."""
     item = pl.col("itemId").cast(pl.Int64).alias("id")
-    prices = products.collect(products.frame.select(item, pl.col("pricelog2").cast(pl.Int64, strict=False).alias("price_log2")))
+    prices = products.collect(
+        products.frame.select(item, pl.col("pricelog2").cast(pl.Int64, strict=False).alias("price_log2"))
+    )
     kinds = categories.collect(
         categories.frame.select(item, pl.col("categoryId").cast(pl.Int64, strict=False).alias("category"))
     )

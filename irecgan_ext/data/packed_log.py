@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from irecgan_ext.data.rows import positions
 from irecgan_ext.data.sessions import read_checked
 from irecgan_ext.data.storage import read_table
 from irecgan_ext.errors import LogError
+from irecgan_ext.files import atomic_write
 from irecgan_ext.packed import PackedSessions
 from irecgan_ext.types import END
 
@@ -83,12 +85,14 @@ class PreparedLog:
     Attributes:
         train, valid, test: the splits.
         catalogue: [C] the raw log's id of each item, as text.
+        directory: where it was read from.
     """
 
     train: PackedLog
     valid: PackedLog
     test: PackedLog
     catalogue: tuple[str, ...]
+    directory: Path
 
     @property
     def items(self) -> int:
@@ -101,12 +105,9 @@ class PreparedLog:
             raise LogError(f"{whose} has {len(other)} items, the data {self.items}: they must have the same catalogue")
         for item, (mine, theirs) in enumerate(zip(self.catalogue, other)):
             if mine != theirs:
-                raise LogError(f"{whose} has {theirs} as item {item}, the data {mine}: they must have the same catalogue")
-
-    def with_slate_size(self, slate_size: int) -> PreparedLog:
-        """The same log, beside which recommendations of `slate_size` items are generated."""
-        sessions = replace(self.train.sessions, slate_size=slate_size)
-        return replace(self, train=replace(self.train, sessions=sessions))
+                raise LogError(
+                    f"{whose} has {theirs} as item {item}, the data {mine}: they must have the same catalogue"
+                )
 
 
 def read_catalogue(directory: Path) -> tuple[str, ...]:
@@ -137,4 +138,20 @@ def read_prepared(directory: Path) -> PreparedLog:
         if log.items != len(catalogue):
             path = directory / split_file(name)
             raise LogError(f"{path}: must have the {len(catalogue)} items of {ITEMS_FILE}, got {log.items}")
-    return PreparedLog(splits["train"], splits["valid"], splits["test"], catalogue)
+    return PreparedLog(splits["train"], splits["valid"], splits["test"], catalogue, directory)
+
+
+def copy_prepared(source: Path, target: Path) -> None:
+    """Copy the files of a prepared directory into a new directory `target`, each whole or not at all.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    splits = [
+        split_file(name) for name in ("test", "valid", "train")
+    ]  # train last: it makes the directory a prepared one
+    for name in (REPORT_FILE, SESSIONS_FILE, ITEMS_FILE, *splits):
+        if (source / name).exists():
+            with atomic_write(target / name) as stream, open(source / name, "rb") as original:
+                shutil.copyfileobj(original, stream)

@@ -52,7 +52,9 @@ class RawLog:
                 yield batch.join(keys, on="list", how="semi")
 
 
-def drop_repeats(frame: pl.DataFrame, dropped: Counter[str], rule: str, subset: list[str] | None = None) -> pl.DataFrame:
+def drop_repeats(
+    frame: pl.DataFrame, dropped: Counter[str], rule: str, subset: list[str] | None = None
+) -> pl.DataFrame:
     """`frame` with each row once, in order; the others are counted under `rule`."""
     kept = frame.unique(subset, keep="first", maintain_order=True)
     dropped[rule] += len(frame) - len(kept)
@@ -72,7 +74,9 @@ def check_clicks(raw: RawLog, repair: Repair) -> None:
     clicks = steps.filter(clicked).select("row", "list", "item")
     shown = pl.col("items").list.len() > 0
     known = [
-        batch.filter(shown).join(clicks, on="list").select("row", pl.col("items").list.contains(pl.col("item")).alias("inside"))
+        batch.filter(shown)
+        .join(clicks, on="list")
+        .select("row", pl.col("items").list.contains(pl.col("item")).alias("inside"))
         for batch in raw.batches(clicks["list"])
     ]
     steps = steps.join(pl.concat(known), on="row", how="left", maintain_order="left")

@@ -11,7 +11,7 @@ from irecgan_ext.data.columns import Columns, read_columns
 from irecgan_ext.data.packed_log import ITEMS_FILE, SESSIONS_FILE, split_file
 from irecgan_ext.data.raw import RawLog
 from irecgan_ext.data.report import SPLITS
-from irecgan_ext.data.tables import RawTable, open_text
+from irecgan_ext.data.tables import ROW, RawTable, open_text
 from irecgan_ext.files import atomic_write
 
 COLUMNS = Columns("session_id", "item_list", "item_id", order="timestamp", reward="label", list_separator=" ")
@@ -36,10 +36,12 @@ def read_inter(path: Path, names: Columns = COLUMNS) -> RawLog:
     table = open_text(path, (), "\t")
     with table.reading():
         typed = table.frame.collect_schema().names()
-    plain = {name.partition(":")[0]: name for name in typed}
-    for optional in ("order", "reward"):
-        if getattr(names, optional) not in plain:
-            names = replace(names, **{optional: None})
+    plain = {name.partition(":")[0]: name for name in typed if name != ROW}
+    names = replace(
+        names,
+        order=names.order if names.order in plain else None,
+        reward=names.reward if names.reward in plain else None,
+    )
     for field in fields(names):
         name = getattr(names, field.name)
         if field.name != "list_separator" and name is not None and name not in plain:
@@ -53,9 +55,7 @@ def write_inter(directory: Path, name: str) -> None:
 
     The ids are the raw log's. Steps on which a user left are interactions with no item, so they are left out.
     """
-    items = pl.read_parquet(directory / ITEMS_FILE).select(
-        pl.col("item").cast(pl.Int64), pl.col("id").cast(pl.String)
-    )
+    items = pl.read_parquet(directory / ITEMS_FILE).select(pl.col("item").cast(pl.Int64), pl.col("id").cast(pl.String))
     sessions = pl.read_parquet(directory / SESSIONS_FILE).select("session", pl.col("id").cast(pl.String))
     token = pl.element().replace_strict(items["item"], items["id"], return_dtype=pl.String)
     for split in SPLITS:

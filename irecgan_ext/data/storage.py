@@ -54,7 +54,9 @@ def _parse(content: bytes, name: str) -> pa.Table:
         raise LogError(f"{name}: not a Parquet file")
     try:
         # From memory: a Python file would be released by one of Arrow's threads, which aborts a process that is about to exit.
-        return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True, pre_buffer=False).read(use_threads=False)
+        return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True, pre_buffer=False).read(
+            use_threads=False
+        )
     except (pa.ArrowException, OSError, ValueError) as error:
         raise LogError(f"{name}: damaged or truncated Parquet file: {reason(error)}") from error
 

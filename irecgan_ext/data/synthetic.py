@@ -7,7 +7,9 @@ clicks the most appealing item.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -60,16 +62,16 @@ def write_synthetic(directory: Path, sessions: int, seed: int = 0) -> None:
     ids = 2 * random.permutation(products) + 7  # as in the originals, ids are not 0, 1, 2, ...
     appeal = random.standard_normal(products)
     _write_products(directory, ids, random)
-    with _Csv(directory / FILES[0]) as queries, _Csv(directory / FILES[1]) as clicks:
-        with _Csv(directory / FILES[2]) as views, _Csv(directory / FILES[3]) as purchases:
-            for first in range(0, sessions, CHUNK):
-                count = min(CHUNK, sessions - first)
-                shown = _queries(random, first, count, products)
-                clicked = _clicks(random, shown, appeal)
-                queries.write(_query_table(random, shown, ids))
-                clicks.write(_twice(random, _click_table(clicked, ids)))
-                views.write(_view_table(random, first, count, ids))
-                purchases.write(_twice(random, _purchase_table(random, clicked, ids)))
+    with ExitStack() as stack:
+        queries, clicks, views, purchases = (stack.enter_context(_Csv(directory / name)) for name in FILES[:4])
+        for first in range(0, sessions, CHUNK):
+            count = min(CHUNK, sessions - first)
+            shown = _queries(random, first, count, products)
+            clicked = _clicks(random, shown, appeal)
+            queries.write(_query_table(random, shown, ids))
+            clicks.write(_twice(random, _click_table(clicked, ids)))
+            views.write(_view_table(random, first, count, ids))
+            purchases.write(_twice(random, _purchase_table(random, clicked, ids)))
 
 
 class _Csv:
@@ -114,7 +116,7 @@ class _Shown:
         self.stride = random.choice(coprime, len(session))
         self.test = random.random(len(session)) < 0.05
 
-    def item(self, query: Ints, place: Ints) -> Ints:
+    def item(self, query: Ints, place: Ints) -> Any:
         """Index of the item at `place` of each of the lists `query` (rows of this chunk)."""
         return (self.start[query] + self.stride[query] * place) % self.products
 
@@ -135,11 +137,11 @@ def _clicks(random: np.random.Generator, shown: _Shown, appeal: NDArray[np.float
     places = (random.random((3, len(query))) * shown.width[query]).astype(np.int64)
     candidates = np.stack([shown.item(query, place) for place in places])
     item = candidates[appeal[candidates].argmax(0), np.arange(len(query))]
-    outside = random.random(len(query)) < RARE
-    item[outside] = random.integers(0, shown.products, int(outside.sum()))
+    outside = _some(random, len(query), RARE) & (shown.width[query] < shown.products)
+    item[outside] = shown.item(query, shown.width[query])[outside]  # the item that would be next on the list
     time = shown.time[query] + random.integers(1, 600_000, len(query))
     identity = shown.query[query]
-    lost = random.random(len(query)) < RARE
+    lost = _some(random, len(query), RARE) & ~outside
     return {
         "query": np.where(lost, identity + 10**9, identity),
         "session": shown.session[query],
@@ -153,13 +155,13 @@ def _query_table(random: np.random.Generator, shown: _Shown, ids: Ints) -> dict[
     rows = np.repeat(np.arange(len(shown.query)), shown.width)
     offsets = np.append(0, np.cumsum(shown.width))
     items = ids[shown.item(rows, np.arange(len(rows)) - offsets[rows])]
-    twice = np.flatnonzero((random.random(len(shown.width)) < RARE) & (shown.width > 1))
+    twice = np.flatnonzero(_some(random, len(shown.width), RARE) & (shown.width > 1))
     items[offsets[twice] + 1] = items[offsets[twice]]
     lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pc.cast(pa.array(items), pa.string()))
     text = random.random(len(shown.query)) < 53_427 / 923_127
     words = random.integers(1, 180_000, (2, len(shown.query)))
     search = [f"{a},{b}" if there else None for a, b, there in zip(*words.tolist(), text.tolist())]
-    empty = random.random(len(shown.query)) < RARE
+    empty = _some(random, len(shown.query), RARE)
     order = random.permutation(len(shown.query))  # the originals are not in order of time
     columns = {
         "queryId": pa.array(shown.query),
@@ -194,8 +196,8 @@ def _view_table(random: np.random.Generator, first: int, count: int, ids: Ints) 
 
 def _purchase_table(random: np.random.Generator, clicked: dict[str, Ints], ids: Ints) -> dict[str, pa.Array]:
     """Purchases of clicked items, and one in ten of an item that the session never clicked."""
-    bought = np.flatnonzero(random.random(len(clicked["item"])) < PURCHASES)
-    other = random.random(len(bought)) < 0.1
+    bought = np.flatnonzero(_some(random, len(clicked["item"]), PURCHASES))
+    other = _some(random, len(bought), 0.1)
     item = np.where(other, random.integers(0, len(ids), len(bought)), clicked["item"][bought])
     return {
         "sessionId": pa.array(clicked["session"][bought]),
@@ -220,9 +222,16 @@ def _write_products(directory: Path, ids: Ints, random: np.random.Generator) -> 
 def _twice(random: np.random.Generator, columns: dict[str, pa.Array]) -> dict[str, pa.Array]:
     """The rows with a few of them repeated exactly, elsewhere in the table."""
     count = len(next(iter(columns.values())))
-    again = np.flatnonzero(random.random(count) < DUPLICATES)
+    again = np.flatnonzero(_some(random, count, DUPLICATES))
     order = pa.array(random.permutation(np.append(np.arange(count), again)))
     return {name: values.take(order) for name, values in columns.items()}
+
+
+def _some(random: np.random.Generator, count: int, share: float) -> NDArray[np.bool_]:
+    """[count] true for a random `share`, and for one at least, so that small files have every fault too."""
+    chosen = random.random(count) < share
+    chosen[random.integers(0, count, min(count, 1))] = True
+    return chosen
 
 
 def _dates(days: Ints) -> pa.Array:

@@ -80,7 +80,9 @@ class RawTable:
         Raises:
             LogError: one line with file, row, column and value.
         """
-        found = self.collect(self.frame.select(pl.col(ROW).filter(where).min().alias(c) for c, (where, _) in bad.items()))
+        found = self.collect(
+            self.frame.select(pl.col(ROW).filter(where).min().alias(c) for c, (where, _) in bad.items())
+        )
         for column, (_, rule) in bad.items():
             row = found[column][0]
             if row is not None:

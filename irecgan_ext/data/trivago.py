@@ -77,6 +77,8 @@ def _rewarded(steps: pl.DataFrame, actions: pl.DataFrame, reward: Reward) -> pl.
     deals = actions.filter(pl.col("action_type") == DEALS).select("session", pl.col("reference").alias("item")).unique()
     deals = deals.drop_nulls().with_columns(pl.lit(True).alias("seen"))
     last = pl.int_range(pl.len()).over("session", "item") == pl.len().over("session", "item") - 1
-    steps = steps.with_columns(last.alias("last")).join(deals, on=["session", "item"], how="left", maintain_order="left")
+    steps = steps.with_columns(last.alias("last")).join(
+        deals, on=["session", "item"], how="left", maintain_order="left"
+    )
     earned = (pl.col("seen").fill_null(False) & pl.col("last")).cast(pl.Float32)
     return steps.select("session", "list", "item", earned.alias("reward"))

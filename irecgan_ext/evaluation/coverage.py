@@ -61,7 +61,7 @@ def coverage(rewards: Tensor, states: Tensor, slates: Tensor, depth: int = DEPTH
     last = top[states][:, :, None]  # [A, R, 1]
     above = (shown[:, None] > last).sum(2)
     tied = (shown[:, None] == last).sum(2)
-    places = torch.arange(1, depth + 1)
+    places = torch.arange(1, depth + 1, device=rewards.device)
     return (above + torch.minimum(tied, places - ahead[states])).double() / places
 
 
@@ -74,9 +74,10 @@ def evaluate_policy(
     """
     run = simulate_steps(mdp, policy, sessions, slate_size=slate_size, seed=seed, max_steps=max_steps)
     depth = min(DEPTH, mdp.items)
-    returns = torch.zeros(sessions, dtype=torch.float64)
-    ended = torch.zeros(sessions, dtype=torch.bool)
-    covered = torch.zeros(depth, dtype=torch.float64)
+    device = mdp.rewards.device
+    returns = torch.zeros(sessions, dtype=torch.float64, device=device)
+    ended = torch.zeros(sessions, dtype=torch.bool, device=device)
+    covered = torch.zeros(depth, dtype=torch.float64, device=device)
     steps = 0
     for step in run:
         returns[step.rows] += step.rewards.double()

@@ -8,6 +8,7 @@ from typing import Any
 from irecgan_ext.evaluation.coverage import NORMAL_95, PolicyResult, evaluate_policy
 from irecgan_ext.evaluation.policies import learnt_policy
 from irecgan_ext.models import Agent, UserModel
+from irecgan_ext.packed import Sessions
 from irecgan_ext.simulators.mdp import MDP
 from irecgan_ext.simulators.optimal import BeliefPolicy, OraclePolicy, counts_policy
 from irecgan_ext.simulators.policies import Policy, RandomPolicy
@@ -68,7 +69,7 @@ def evaluate_methods(
     }
 
 
-def logged(log: Trajectories) -> dict[str, Any]:
+def logged(log: Sessions) -> dict[str, Any]:
     """Mean reward of the log itself."""
     returns = log.returns().double()
     spread = float(returns.std()) / len(log) ** 0.5 if len(log) > 1 else float("inf")

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from irecgan_ext.models.encoder import Cell, Encoder
+from irecgan_ext.models.ragged import by_width
 from irecgan_ext.models.user_model import RewardMode, check_reward
 from irecgan_ext.types import END, PAD, Trajectories
 
@@ -64,9 +65,15 @@ class Discriminator(nn.Module):
 
     def forward(self, trajectories: Trajectories) -> Tensor:
         """[B] logits: mean score of the counted steps; D(tau) = sigmoid(logit)."""
-        states = self.encoder(trajectories.inputs())
-        scores = self.step_scores(states, trajectories.slates, trajectories.clicks, trajectories.rewards)
-        return torch.where(trajectories.step_mask(), scores, 0.0).sum(1) / trajectories.lengths
+        counted = trajectories.step_mask()
+        states = self.encoder(trajectories.inputs())[counted]
+        clicks, rewards = trajectories.clicks[counted], trajectories.rewards[counted]
+
+        def score(rows: Tensor, lists: Tensor) -> Tensor:
+            return self.step_scores(states[rows], lists, clicks[rows], rewards[rows])
+
+        scores = by_width(score, trajectories.slates[counted])
+        return states.new_zeros(counted.shape).masked_scatter(counted, scores).sum(1) / trajectories.lengths
 
     def rollout_parameters(self) -> list[Tensor]:
         """Flat list that the rollout operator reads: embedding, recurrent layers, query, reward scale if binary."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from irecgan_ext.models.encoder import Cell, Encoder
+from irecgan_ext.models.ragged import by_width
 from irecgan_ext.types import END, PAD, Trajectories
 
 RewardMode = Literal["survival", "binary"]
@@ -61,6 +62,21 @@ class UserModel(nn.Module):
         logits = (self.encoder.embed(candidates) @ self.query(states)[..., None])[..., 0]
         return logits.masked_fill(candidates == PAD, -torch.inf)
 
+    def click_log_probs(self, states: Tensor, slates: Tensor, clicks: Tensor) -> Tensor:
+        """Eq (1): [S] log-probability of each click.
+
+        Args:
+            states: [S, H]. slates: [S, K] int64, items or PAD. clicks: [S] int64, an item of the slate or END.
+        """
+
+        def chosen(rows: Tensor, lists: Tensor) -> Tensor:
+            logits = self.click_logits(states[rows], lists)
+            candidates = functional.pad(lists, (0, 1), value=END)
+            at_click = logits.masked_fill(candidates != clicks[rows, None], -torch.inf)
+            return at_click.logsumexp(-1) - logits.logsumexp(-1)
+
+        return by_width(chosen, slates)
+
     def reward_logits(self, states: Tensor, items: Tensor) -> Tensor:
         """[...]: logit of r = 1 in Eq (2) for clicked `items` [...] int64 in `states` [..., H].
 
@@ -80,12 +96,8 @@ class UserModel(nn.Module):
         """
         states = self.encoder(trajectories.inputs())
         counted, clicked = trajectories.step_mask(), trajectories.click_mask()
-        candidates = functional.pad(trajectories.slates, (0, 1), value=END)
-        # Steps after the end stand for a click on END: a finite log-probability keeps NaN out of the gradient.
-        targets = torch.where(counted, trajectories.clicks, END)
-        logits = self.click_logits(states, trajectories.slates)
-        chosen = logits.masked_fill(candidates != targets[..., None], -torch.inf).logsumexp(-1)
-        clicks = torch.where(counted, chosen - logits.logsumexp(-1), 0.0)
+        chosen = self.click_log_probs(states[counted], trajectories.slates[counted], trajectories.clicks[counted])
+        clicks = states.new_zeros(counted.shape).masked_scatter(counted, chosen)
         if self.reward_query is None:
             return clicks, None
         reward_logits = self.reward_logits(states, trajectories.clicks)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from irecgan_ext import losses
+from irecgan_ext.packed import Sessions
 from irecgan_ext.rollout import Rollout, rollout
 from irecgan_ext.training.agent_update import scores, update_agent
-from irecgan_ext.training.batches import minibatches, sample
+from irecgan_ext.training.batches import minibatches, sample, sizes
 from irecgan_ext.training.pretrain import pretrain_agent, pretrain_user
 from irecgan_ext.training.run import Run, Unit
 from irecgan_ext.training.value import critic_of
@@ -101,7 +102,7 @@ def _stand_in(kind: str, mask: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(mask, torch.rand(mask.shape, generator=generator, device=mask.device), 0.0)
 
 
-def update_user(run: Run, unit: Unit, logged: Trajectories, played: Rollout, rate: float) -> None:
+def update_user(run: Run, unit: Unit, logged: Sessions, played: Rollout, rate: float) -> None:
     """Eq (7) on B = [B^s, B^r], q_D = 1 on B^r; `rate` is the step size."""
     config, user = run.config.adversarial, run.models.user
     optimiser = run.optimiser("adversarial_user", user, rate, weight_decay=0.0)
@@ -109,7 +110,7 @@ def update_user(run: Run, unit: Unit, logged: Trajectories, played: Rollout, rat
     if config.centre_q:
         q = torch.where(fake.step_mask(), q / q[fake.step_mask()].mean() - 1, 0.0)
     order = torch.randperm(len(q), generator=unit.generator, device=q.device)
-    batches = list(minibatches(logged.lengths, config.user_batch, unit.generator))
+    batches = list(minibatches(sizes(logged), config.user_batch, unit.generator))
     user.train()
     for index, part in zip(batches, order.tensor_split(len(batches))):
         batch = Trajectories.cat([logged.select(index), fake.select(part)])
@@ -121,7 +122,7 @@ def update_user(run: Run, unit: Unit, logged: Trajectories, played: Rollout, rat
         run.update_average("user", config.average)
 
 
-def update_discriminator(run: Run, unit: Unit, logged: Trajectories, generated: Trajectories) -> None:
+def update_discriminator(run: Run, unit: Unit, logged: Sessions, generated: Trajectories) -> None:
     """One pass of Eq (5) over as many logged and generated sessions."""
     config, discriminator = run.config.discriminator, run.models.discriminator
     optimiser = run.optimiser(

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from irecgan_ext import losses
 from irecgan_ext.models import Agent, Critic
+from irecgan_ext.packed import Sessions
 from irecgan_ext.rollout import Rollout
-from irecgan_ext.training.batches import sample
+from irecgan_ext.training.batches import draw
 from irecgan_ext.training.config import AdversarialConfig
 from irecgan_ext.training.pretrain import agent_loss, agent_returns
 from irecgan_ext.training.run import Run, Unit
@@ -21,7 +22,7 @@ from irecgan_ext.types import Trajectories
 def update_agent(
     run: Run,
     unit: Unit,
-    logged: Trajectories,
+    logged: Sessions,
     played: Rollout,
     rate: float,
     critic: Critic | None = None,
@@ -40,14 +41,14 @@ def update_agent(
     config, agent = run.config.adversarial, run.models.agent
     optimiser = run.optimiser("adversarial_agent", agent, rate, weight_decay=0.0)
     fake = played.trajectories
-    weights = _weights(run, unit, played, critic, trace)
+    weights = generated_weights(run, unit, played, critic, trace)
     order = torch.randperm(len(fake), generator=unit.generator, device=weights.device)
     agent.train()
     for part in order.split(config.agent_batch):
         batch = fake.select(part)
         loss = on_policy_loss(agent, batch, weights[part, : batch.horizon], config, valued=critic is not None)
         if config.log_weight > 0:
-            real = sample(logged, len(part), unit.generator)
+            real = logged.select(draw(len(logged), len(part), unit.generator))
             on_log = agent_loss(agent, real, config) if logged_loss is None else logged_loss(real)
             loss = loss + config.log_weight * on_log
         unit.values["agent_loss"] = run.descend(optimiser, loss, "agent's loss", rate)
@@ -93,7 +94,7 @@ def slate_log_probs(agent: Agent, batch: Trajectories) -> Tensor:
     """[B, T]: exact Plackett-Luce log-probability of each counted step's slate, in order; 0 after the end."""
     counted = batch.step_mask()
     states = agent.encoder(batch.inputs())
-    chosen = losses.plackett_luce_log_prob(agent.logits(states[counted]), batch.slates[counted])
+    chosen = agent.over_catalogue(losses.plackett_luce_log_prob, states[counted], batch.slates[counted])
     return states.new_zeros(counted.shape).masked_scatter(counted, chosen)
 
 
@@ -102,7 +103,9 @@ def scores(played: Rollout) -> Tensor:
     return torch.ones_like(played.trajectories.rewards) if played.q is None else played.q
 
 
-def _weights(run: Run, unit: Unit, played: Rollout, critic: Critic | None, trace: float) -> Tensor:
+def generated_weights(
+    run: Run, unit: Unit, played: Rollout, critic: Critic | None = None, trace: float = 1.0
+) -> Tensor:
     """[m, T] weight of each generated step's log-probability in the agent's gradient."""
     config, fake, q = run.config.adversarial, played.trajectories, scores(played)
     mask, gamma, lambda_r = fake.step_mask(), config.gamma, config.lambda_r

@@ -208,8 +208,8 @@ class TrainConfig:
     a discriminator. pg-online, pg-online-offline, lstm-offline, irecgan-online: from scratch, without a log, in turns with
     the simulator."""
     data: str = "simulator"
-    """Where the log comes from: simulator, a Parquet file as irecgan_ext.simulate writes it (- for standard input), or an
-    authors' log_*.txt."""
+    """Where the log comes from: simulator, a directory that irecgan_ext.prepare wrote, a Parquet file as irecgan_ext.simulate
+    writes it (- for standard input), or an authors' log_*.txt."""
     mdp: Path | None = None
     """The simulated users behind the log, if it is a file: a file of irecgan_ext.simulate --mdp, or a directory with the
     authors' score.txt and prob.txt. Needed for the online test of logs that do not name their users."""
@@ -220,7 +220,8 @@ class TrainConfig:
     transition_temperature: float = 1.0
     """Of the simulator's users: 1 is the paper's; smaller makes the click history informative."""
     slate_size: int = 10
-    """Items per recommendation (K), with data simulator; a file's own otherwise."""
+    """Items per recommendation (K), with data simulator; with a prepared log, of the recommendations that are generated beside
+    its lists; a file's own otherwise."""
     out: Path = Path("runs/irecgan")
     """Directory for config, metrics, checkpoints, plot and summary."""
     resume: Path | None = None
@@ -232,7 +233,7 @@ class TrainConfig:
     threads: int | None = None
     """CPU threads; None: as torch chooses."""
     validation_share: float = 0.1
-    """Share of the log held out for early stopping."""
+    """Share of the log held out for early stopping; a prepared log has its own split."""
     checkpoint_seconds: float = 20.0
     """Least time between two checkpoints; 0 saves after every unit of work."""
     quiet: bool = False

@@ -14,12 +14,11 @@ import torch
 from irecgan_ext import ops
 from irecgan_ext.errors import Interrupted, UsageError, checking_arguments
 from irecgan_ext.evaluation.online import Results
-from irecgan_ext.training.batches import split
 from irecgan_ext.training.checkpoint import check_writable
 from irecgan_ext.training.config import TrainConfig
 from irecgan_ext.training.methods import METHODS
 from irecgan_ext.training.methods.online import turns
-from irecgan_ext.training.outcome import Outcome, evaluate_outcome
+from irecgan_ext.training.outcome import Outcome, evaluate_outcome, rerank_outcome
 from irecgan_ext.training.run import Models, Run
 from irecgan_ext.training.source import Source, open_source, reopen_source
 from irecgan_ext.training.summary import SUMMARY_FILE, write_config, write_json
@@ -39,8 +38,9 @@ def train_and_evaluate(
         after_training: called with `config.out` before the evaluation.
 
     Returns:
-        What `summary.json` holds: seed, preset, device, version, commit, seconds by phase, and results by method; for online
-        methods also `online`, a list of what each turn measured (`methods.online.measure`).
+        What `summary.json` holds: seed, preset, device, version, commit, seconds by phase, and results by method; for prepared
+        logs also `rerank` (see `evaluation.rerank`); for online methods also `online`, a list of what each turn measured
+        (`methods.online.measure`).
 
     Raises:
         UserError: an option, a log, a checkpoint or the disk; or a loss is not finite; or the user interrupted.
@@ -52,7 +52,7 @@ def train_and_evaluate(
         torch.set_num_threads(config.threads)
     source = _prepare(config, resume)
     with checking_arguments():
-        train, valid = split(source.log, config.validation_share, torch.Generator().manual_seed(config.seed))
+        train, valid = source.parts(config.validation_share, torch.Generator().manual_seed(config.seed))
     reward = source.reward_mode()
     run = Run(config, config.out, train, valid, source.items, reward, device, resume, source.mdp)
     try:
@@ -74,6 +74,8 @@ def train_and_evaluate(
         "seconds": {**run.seconds, "total": total},
         "results": results,
     }
+    if source.prepared is not None:
+        summary["rerank"] = rerank_outcome(Outcome.of(run), source.prepared)
     if METHODS[config.method].online:
         summary["online"] = turns(config.out)
     write_json(config.out / SUMMARY_FILE, summary)
@@ -82,7 +84,7 @@ def train_and_evaluate(
 
 def _evaluate(run: Run, source: Source, config: TrainConfig) -> Results:
     say(config, "evaluating")
-    if source.mdp is None:
+    if source.mdp is None and source.prepared is None:
         say(config, "the log does not name its simulated users: pass --mdp for the online test")
     started = time.monotonic()
     results = evaluate_outcome(Outcome.of(run), source, config)

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from irecgan_ext import losses
 from irecgan_ext.models import Agent, UserModel
-from irecgan_ext.training.batches import minibatches
+from irecgan_ext.training.batches import minibatches, sizes
 from irecgan_ext.training.config import AdversarialConfig, PretrainConfig
 from irecgan_ext.training.run import Run, Unit
 from irecgan_ext.types import Trajectories
@@ -52,7 +52,7 @@ def epochs(
     config: PretrainConfig,
     *,
     valid_loss: Loss | None = None,
-    before: Callable[[Unit, Trajectories], None] | None = None,
+    before: Callable[[Trajectories], None] | None = None,
 ) -> Iterator[tuple[Unit, float]]:
     """The epochs of `phase`, each trained before it is yielded with its held-out loss; the best one stays.
 
@@ -100,16 +100,16 @@ def train_epoch(
     model: nn.Module,
     loss: Loss,
     config: PretrainConfig,
-    before: Callable[[Unit, Trajectories], None] | None = None,
+    before: Callable[[Trajectories], None] | None = None,
 ) -> None:
     """One pass over the training sessions; reports the mean loss per session as `loss`."""
     model.train()
     total = 0.0
     rate = config.learning_rate * config.decay**unit.index
-    for index in minibatches(run.train.lengths, config.batch, unit.generator):
+    for index in minibatches(sizes(run.train), config.batch, unit.generator):
         batch = run.train.select(index)
         if before is not None:
-            before(unit, batch)
+            before(batch)
         total += run.descend(optimiser, loss(batch), f"{unit.phase} loss", rate) * len(index)
     unit.values["loss"] = total / len(run.train)
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from irecgan_ext.errors import Interrupted, UserError
 from irecgan_ext.models import Agent, Discriminator, UserModel
 from irecgan_ext.models.user_model import RewardMode
+from irecgan_ext.packed import Sessions
 from irecgan_ext.simulators.mdp import MDP
 from irecgan_ext.training.checkpoint import (
     checkpoint_path,
@@ -96,8 +97,8 @@ class Run:
         self,
         config: TrainConfig,
         directory: Path,
-        train: Trajectories,
-        valid: Trajectories,
+        train: Sessions,
+        valid: Sessions,
         items: int,
         reward: RewardMode,
         device: torch.device,
@@ -107,7 +108,7 @@ class Run:
         self.config = config
         self.mdp = mdp
         self.directory = directory
-        self.train = train.to(device)
+        self.train: Sessions = train.to(device)
         self.valid = valid.to(device)
         self.items = items
         self.device = device

@@ -18,21 +18,23 @@ def critic_of(run: Run) -> Critic:
     return run.module("critic", lambda: Critic(run.items, sizes.embedding, sizes.hidden, sizes.layers, sizes.cell))
 
 
-def update_critic(run: Run, unit: Unit, critic: Critic, batch: Trajectories, rewards: Tensor) -> None:
-    """One step towards the returns of a batch's `rewards` [B, T]."""
+def update_critic(run: Run, critic: Critic, batch: Trajectories, rewards: Tensor) -> float:
+    """One step towards the returns of a batch's `rewards` [B, T]; returns the loss per session."""
     optimiser = run.optimiser("critic", critic, run.config.critic.learning_rate, weight_decay=0.0)
     mask = batch.step_mask()
     returns = losses.discounted_returns(rewards, mask, run.config.adversarial.gamma)
     loss = estimators.value_loss(critic.train()(batch), returns, mask)
-    unit.values["critic_loss"] = run.descend(optimiser, loss, "critic's loss")
+    return run.descend(optimiser, loss, "critic's loss")
 
 
 def fit_critic(run: Run, unit: Unit, critic: Critic, sessions: Trajectories, rewards: Tensor) -> None:
-    """A few passes over `sessions` with `rewards` [B, T]."""
+    """A few passes over `sessions` with `rewards` [B, T]; reports the last one's mean loss per session."""
     for _ in range(run.config.critic.epochs):
+        total = 0.0
         for index in minibatches(sessions.lengths, run.config.adversarial.agent_batch, unit.generator):
             batch = sessions.select(index)
-            update_critic(run, unit, critic, batch, rewards[index, : batch.horizon])
+            total += update_critic(run, critic, batch, rewards[index, : batch.horizon]) * len(index)
+        unit.values["critic_loss"] = total / len(sessions)
 
 
 @torch.no_grad()
@@ -49,7 +51,7 @@ def session_log_probs(agent: Agent, batch: Trajectories) -> Tensor:
     log-probability at END steps, where there is none; 0 after the end."""
     counted = batch.step_mask()
     states = agent.encoder(batch.inputs())
-    logits, clicks = agent.logits(states[counted]), batch.clicks[counted]
-    clicked = logits.gather(-1, clicks.clamp(min=0)[:, None])[:, 0] - logits.logsumexp(-1)
-    left = losses.plackett_luce_log_prob(logits, batch.slates[counted])
-    return states.new_zeros(counted.shape).masked_scatter(counted, torch.where(clicks >= 0, clicked, left))
+    clicks = batch.clicks[counted]
+    left = agent.over_catalogue(losses.plackett_luce_log_prob, states[counted], batch.slates[counted])
+    chosen = torch.where(clicks >= 0, agent.log_probs(states[counted], clicks.clamp(min=0)), left)
+    return states.new_zeros(counted.shape).masked_scatter(counted, chosen)

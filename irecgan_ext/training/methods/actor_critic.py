@@ -7,7 +7,7 @@ from torch import Tensor
 from irecgan_ext import losses
 from irecgan_ext.models import Critic
 from irecgan_ext.training.pretrain import agent_loss, epochs, logged_rewards
-from irecgan_ext.training.run import Run, Unit
+from irecgan_ext.training.run import Run
 from irecgan_ext.training.value import advantages, critic_of, session_log_probs, update_critic
 from irecgan_ext.types import Trajectories
 
@@ -25,12 +25,14 @@ def pretrain_actor(run: Run) -> Critic:
     judged as PG's are, by Eq (10) on held-out sessions.
     """
     agent, critic, config = run.models.agent, critic_of(run), run.config.adversarial
+    total = 0.0
 
     def valid_loss(log: Trajectories) -> Tensor:
         return agent_loss(agent, log, config)
 
-    def before(unit: Unit, batch: Trajectories) -> None:
-        update_critic(run, unit, critic, batch, logged_rewards(batch, config))
+    def before(batch: Trajectories) -> None:
+        nonlocal total
+        total += update_critic(run, critic, batch, logged_rewards(batch, config)) * len(batch)
 
     units = epochs(
         run,
@@ -43,7 +45,8 @@ def pretrain_actor(run: Run) -> Critic:
         before=before,
     )
     for unit, valid in units:
-        unit.values |= {"actor_loss": unit.values.pop("loss"), "loss_valid": valid}
+        critic_loss, total = total / len(run.train), 0.0
+        unit.values |= {"actor_loss": unit.values.pop("loss"), "loss_valid": valid, "critic_loss": critic_loss}
     return critic
 
 

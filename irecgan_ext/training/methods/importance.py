@@ -44,8 +44,9 @@ def estimate_logging_policy(run: Run) -> Agent:
 
     def loss(log: Trajectories) -> Tensor:
         counted = log.step_mask()
-        logits = logging.logits(logging.encoder(log.inputs())[counted])
-        return -estimators.shown_log_probs(logits, log.slates[counted]).sum() / len(log)
+        states = logging.encoder(log.inputs())[counted]
+        shown = logging.over_catalogue(estimators.shown_log_probs, states, log.slates[counted])
+        return -shown.sum() / len(log)
 
     for unit, valid in epochs(run, "logging_policy", "logging_policy", logging, loss, config):
         unit.values |= {"logging_ll_train": -unit.values.pop("loss"), "logging_ll_valid": -valid}
