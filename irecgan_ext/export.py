@@ -23,7 +23,7 @@ from irecgan_ext.files import atomic_write, reason
 from irecgan_ext.serving.programs import export_programs
 from irecgan_ext.serving.recommender import Recommender
 from irecgan_ext.serving.verify import verify
-from irecgan_ext.training.trained import Trained, load_trained
+from irecgan_ext.training.trained import Trained, item_id_places, load_trained
 from irecgan_ext.types import END, PAD
 
 NOTES_FILE = "irecgan_ext.json"
@@ -100,7 +100,7 @@ def main(options: ExportOptions) -> None:
 
 def _notes(options: ExportOptions, trained: Trained) -> str:
     """What a user of the programs must know, as JSON."""
-    ids = read_item_ids(trained.items, (options.directory, Path(trained.config.data)))
+    ids = read_item_ids(trained.items, item_id_places(options.directory, trained.config))
     notes = {
         "agent": trained.name,
         "k": options.k,

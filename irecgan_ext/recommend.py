@@ -20,7 +20,7 @@ from irecgan_ext.errors import UsageError
 from irecgan_ext.serving.histories import Reader
 from irecgan_ext.serving.recommender import Recommendation, Recommender
 from irecgan_ext.serving.timing import compare
-from irecgan_ext.training.trained import Trained, load_trained
+from irecgan_ext.training.trained import Trained, item_id_places, load_trained
 
 _BENCH = 512  # histories of the benchmark's batch
 
@@ -85,7 +85,7 @@ def main(options: RecommendOptions) -> None:
     trained = load_trained(options.directory, options.agent)
     if options.k > trained.items:
         raise UsageError(f"--k must be in 1..C (C = {trained.items}), got {options.k}")
-    ids = read_item_ids(trained.items, (options.directory, Path(trained.config.data)))
+    ids = read_item_ids(trained.items, item_id_places(options.directory, trained.config))
     recommender = Recommender(trained.agent, _candidates(options, ids))
     reader = _reader(options, trained, ids)
     if options.bench:
@@ -176,17 +176,18 @@ def _bench(
     """Histories per second of one batch, repeated."""
     if options.histories == "-":
         log = trained.source.log
-        clicks = log.clicks[torch.arange(_BENCH) % len(log)]
-        histories: list[list[Item]] = [ids.out([item for item in row if item >= 0]) for row in clicks.tolist()]
+        sessions = log.select(torch.arange(_BENCH) % len(log))
+        symbols = torch.cat([sessions.start[:, None], sessions.clicks], 1).tolist()
+        histories: list[list[Item]] = [ids.out([item for item in row if item >= 0]) for row in symbols]
     else:
         found = next(read_histories(options.histories, form, _BENCH), Histories())
         histories = found.clicks
     if not histories:
         raise UsageError(f"{options.histories}: holds no history")
-    symbols, seen = reader.read(histories)
+    inputs, seen = reader.read(histories)
     exclude = seen if options.exclude_seen else torch.empty(len(histories), 0, dtype=torch.int64)
-    rates = compare(recommender, symbols, exclude, options.k, sample=options.sample)
-    longest = max(map(len, symbols))
+    rates = compare(recommender, inputs, exclude, options.k, sample=options.sample)
+    longest = max(map(len, inputs))
     print(
         f"batch of {len(histories)} histories of up to {longest} symbols, C = {trained.items}, k = {options.k}, ",
         end="",

@@ -9,7 +9,7 @@ from irecgan_ext.errors import UsageError
 from irecgan_ext.models import Agent, UserModel
 from irecgan_ext.training.config import TrainConfig
 from irecgan_ext.training.outcome import Outcome
-from irecgan_ext.training.source import Source, reopen_source
+from irecgan_ext.training.source import DATA_DIRECTORY, Source, reopen_source
 from irecgan_ext.training.summary import read_config
 from irecgan_ext.types import BOS
 
@@ -62,3 +62,8 @@ def load_trained(directory: Path, name: str | None = None) -> Trained:
         )
     user = outcome.learnt.get("lstm")
     return Trained(name, agent.eval(), user.eval() if isinstance(user, UserModel) else None, config, source)
+
+
+def item_id_places(directory: Path, config: TrainConfig) -> tuple[Path, ...]:
+    """Where the map of item ids of the run in `directory` may be: with its copy of the data, with itself, with its data."""
+    return directory / DATA_DIRECTORY, directory, Path(config.data)
