@@ -18,9 +18,11 @@ from irecgan_ext.errors import UsageError
 from irecgan_ext.evaluation.assessment import Assessment, assess
 from irecgan_ext.evaluation.calibration import calibrate, slate_reward, true_value
 from irecgan_ext.evaluation.importance import log_ratios, slot_rewards, tempered
+from irecgan_ext.evaluation.reward_model import later_values, model_values
 from irecgan_ext.losses import plackett_luce_log_prob
 from irecgan_ext.models import Agent, UserModel
 from irecgan_ext.plots import plot_calibration
+from irecgan_ext.rollout import rollout
 from irecgan_ext.simulators import MDP, MaxPolicy, MixPolicy, Policy, RandomPolicy, SoftmaxPolicy, simulate_logged
 from irecgan_ext.training.config import TrainConfig
 from irecgan_ext.types import Propensities, Trajectories
@@ -251,3 +253,27 @@ def test_bad_input_ends_in_one_line(
     assert message in error
     assert error.count("\n") == 1
     assert not Path("c.png").exists()
+
+
+def test_the_models_value_of_a_session_is_what_the_agent_earns_in_the_model() -> None:
+    log, _ = log_of(RandomPolicy(ITEMS, SIZE), 50, 5)
+    agent, user = agent_of(), user_of()
+    with torch.no_grad():
+        user.encoder.embedding.weight.mul_(8)
+        user.query.bias.copy_(user.encoder.embedding.weight[:ITEMS].mean(0) * 4)  # users who stay for a while
+    first = log.step_mask()
+    first[:, 1:] = False
+    later = later_values(user, agent, log.start, 5, SIZE, seed=1)
+    model = model_values(user, agent, log, first, later=later, draws=200, seed=2)
+    played = rollout(user, agent, slate_size=SIZE, max_steps=5, sessions=20_000, seed=3).trajectories
+    returns = played.returns().double()
+    # Both sides are means: of 20,000 sessions here, of 2,000 sessions and 10,000 slates there.
+    error = 4 * float(returns.std()) * (1 / 20_000 + 1 / 2_000) ** 0.5
+    assert float(model.values.mean()) == pytest.approx(float(returns.mean()), abs=error)
+    assert error < 0.1 * float(returns.mean())
+    assert later[5] == 0
+    assert later[0] == pytest.approx(float(returns.mean()), abs=error)
+    alone = model_values(user, agent, log, first, draws=200, seed=2)
+    survival, _ = user.expectations_of(user.encoder(log.inputs())[first], log.slates[first])
+    gained = model.expected - alone.expected
+    torch.testing.assert_close(gained, survival.double() * later[1], rtol=1e-5, atol=1e-6)

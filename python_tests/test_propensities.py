@@ -121,12 +121,16 @@ def test_short_slates_keep_short_lists(tmp_path: Path) -> None:
         pscores = pa.array([0.5] * len(wrong))
         pq.write_table(wrong.set_column(wrong.column_names.index("pscore"), "pscore", pscores), tmp_path / "wrong")
         read_propensities(tmp_path / "wrong", sessions)
-    read = read_propensities(tmp_path / "log", sessions)
-    assert read is not None
-    assert read.pscore_cascade is not None
-    assert told.pscore_cascade is not None
+    table = pq.read_table(tmp_path / "log")
+    order = torch.randperm(len(table), generator=torch.Generator().manual_seed(0)).numpy()
+    pq.write_table(table.take(order), tmp_path / "shuffled")
     session, step = filler.nonzero()[0].tolist()
-    assert read.pscore_cascade[session, step].tolist() == [*told.pscore_cascade[session, step, 1:].tolist(), 1]
+    for name in ("log", "shuffled"):
+        read = read_propensities(tmp_path / name, sessions)
+        assert read is not None
+        assert read.pscore_cascade is not None
+        assert told.pscore_cascade is not None
+        assert read.pscore_cascade[session, step].tolist() == [*told.pscore_cascade[session, step, 1:].tolist(), 1]
 
 
 def _set(table: pa.Table, column: str, values: list) -> pa.Table:

@@ -9,12 +9,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from ragged_logs import write_prepared_by_hand
 from runs import FLAGS
 
 from irecgan_ext import cli, recommend, train
@@ -281,3 +283,22 @@ def test_damaged_parquet_ends_a_process_cleanly(run: Path, tmp_path: Path) -> No
 def test_a_directory_without_a_run(command: Any, tmp_path: Path) -> None:
     arguments = [str(tmp_path), "--histories", "-"]
     assert cli.run_command(recommend.main, recommend.RecommendOptions, prog="recommend", args=arguments) == 2
+
+
+def test_a_run_of_a_prepared_log_speaks_its_ids(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_prepared_by_hand(tmp_path / "data")
+    args = [*FLAGS, "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), "--method", "pg"]
+    assert cli.run_command(train.main, TrainConfig, prog="train", args=args) == 0
+    capfd.readouterr()
+    catalogue = pq.read_table(tmp_path / "data" / "items.parquet")["id"].to_pylist()
+    rmtree(tmp_path / "data")  # the run has a copy
+    (tmp_path / "h.jsonl").write_text(json.dumps([catalogue[3], "none"]))
+    arguments = [str(tmp_path / "run"), "--histories", str(tmp_path / "h.jsonl"), "--k", "4"]
+    assert cli.run_command(recommend.main, recommend.RecommendOptions, prog="recommend", args=arguments) == 0
+    shown = capfd.readouterr()
+    items = lines(shown.out)[0]["items"]
+    assert len(set(items)) == 4
+    assert set(map(str, items)) <= set(map(str, catalogue)) - {str(catalogue[3])}
+    assert "1 items in 1 histories are not in the catalogue" in shown.err
+    bench = [str(tmp_path / "run"), "--bench", "--k", "4"]
+    assert cli.run_command(recommend.main, recommend.RecommendOptions, prog="recommend", args=bench) == 0
