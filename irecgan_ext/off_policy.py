@@ -103,6 +103,8 @@ def _check(options: OffPolicyOptions) -> None:
         raise UsageError(f"--bootstrap must be at least 1, got {options.bootstrap}")
     if options.seed < 0:
         raise UsageError(f"--seed must not be negative, got {options.seed}")
+    if options.calibration is not None and not options.calibration.parent.is_dir():
+        raise UsageError(f"--calibration: {options.calibration.parent} is not a directory")
     for flag, values in (("temperature", (options.temperature,)), ("temperatures", options.temperatures)):
         for temperature in values:
             if not 0 < temperature < math.inf:
@@ -143,6 +145,9 @@ def _calibrate(options: OffPolicyOptions, trained: Trained, log: SessionLog, pro
             seed=options.seed,
             progress=bar.update,
         )
+    for point in points:
+        for warning in point.assessment.warnings:
+            print(f"warning: temperature {point.temperature:g}: {warning}", file=sys.stderr)
     plot_calibration([point.plain() for point in points], options.calibration)
     if options.json:
         _print_json({"value": options.value, "points": [point.plain() for point in points]})

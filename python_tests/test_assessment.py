@@ -236,6 +236,7 @@ BAD = {
         ("--log", "log.parquet", "--agent", "lstm"),
         "--agent must be an agent of the run in run (pg, irecgan), got lstm",
     ),
+    "plot": (("--log", "log.parquet", "--calibration", "absent/c.png"), "--calibration: absent is not a directory"),
     "users": (("--log", "real.parquet", "--calibration", "c.png"), "real.parquet does not name its simulated users"),
 }
 
