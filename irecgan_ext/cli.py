@@ -44,7 +44,7 @@ def run_command(
         0 success (and --help), 1 the reader of standard output left, 2 user error or wrong flags, 130 interrupted.
     """
     try:
-        main(_parse(options, prog, args, default))
+        main(parse_options(options, prog, args, default))
     except SystemExit as stop:
         return OK if stop.code is None else int(stop.code)
     except (Interrupted, KeyboardInterrupt) as error:
@@ -74,7 +74,7 @@ def flag_value(flag: str, args: Sequence[str]) -> str | None:
     return None
 
 
-def _parse(options: type[T], prog: str, args: Sequence[str] | None, default: T | None) -> T:
+def parse_options(options: type[T], prog: str, args: Sequence[str] | None, default: T | None) -> T:
     """The options of the command line; wrong flags become a UsageError of one line in place of tyro's box."""
     import tyro  # here, so that modules with a command line are cheap to import
 

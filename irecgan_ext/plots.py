@@ -85,7 +85,7 @@ def plot_training(metrics_path: str | Path, out_png: str | Path) -> None:
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
     segments = _segments(records)
-    with _drawing(out_png, rows, columns, (5.2 * columns, 2.9 * rows + 0.5)) as (figure, axes):
+    with drawing(out_png, rows, columns, (5.2 * columns, 2.9 * rows + 0.5)) as (figure, axes):
         for axis, panel in zip(axes, panels, strict=False):
             _draw_panel(axis, panel, records, segments)
         for axis in axes[len(panels) :]:
@@ -113,7 +113,7 @@ def plot_results(summary: Mapping[str, Mapping[str, Any]], out_png: str | Path) 
     bars = [method for method in summary if not summary[method].get("mark")]
     if not bars:
         raise ValueError("summary must hold a method that is not a mark, got none")
-    with _drawing(out_png, 1, 1, (max(4.2, 1.1 * len(bars) + 1.6), 3.6)) as (_, (axis,)):
+    with drawing(out_png, 1, 1, (max(4.2, 1.1 * len(bars) + 1.6), 3.6)) as (_, (axis,)):
         _draw_bars(axis, {method: summary[method] for method in bars})
         _draw_marks(axis, {method: summary[method] for method in summary if method not in bars})
 
@@ -163,7 +163,7 @@ def _draw_estimator(axis: Axes, name: str, points: Sequence[Mapping[str, Any]]) 
 
 
 @contextmanager
-def _drawing(
+def drawing(
     out_png: str | Path, rows: int, columns: int, size: tuple[float, float]
 ) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure drawn in memory (no display, no state of pyplot), written when the block ends without an error."""
