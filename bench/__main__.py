@@ -9,7 +9,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import gumbel_topk, harness, linear_gumbel_topk, linear_log_prob, prepare, rollout, scaling, train_epoch
+from bench import (
+    gumbel_topk,
+    harness,
+    linear_gumbel_topk,
+    linear_log_prob,
+    prepare,
+    recommend,
+    rollout,
+    scaling,
+    train_epoch,
+)
 
 BENCHMARKS: dict[str, Callable[[Sequence[int], bool], list[dict[str, Any]]]] = {
     "gumbel_topk": gumbel_topk.run,
@@ -18,6 +28,7 @@ BENCHMARKS: dict[str, Callable[[Sequence[int], bool], list[dict[str, Any]]]] = {
     "rollout": rollout.run,
     "train_epoch": train_epoch.run,
     "prepare": prepare.run,
+    "recommend": recommend.run,
     "scaling": scaling.run,
 }
 

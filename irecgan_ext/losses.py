@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from irecgan_ext.plackett_luce import log_conditionals
+
 
 def user_likelihood(
     click_log_probs: Tensor, reward_log_probs: Tensor | None, mask: Tensor, click_mask: Tensor, lambda_p: float = 1.0
@@ -203,8 +205,7 @@ def _weighted_sum(weights: Tensor, log_probs: Tensor, mask: Tensor) -> Tensor:
 def plackett_luce_log_prob(logits: Tensor, slates: Tensor) -> Tensor:
     """Log-probability of an ordered slate drawn without replacement from Eq (4)'s softmax.
 
-    sum_k log (w_{a_k} / (w of all items not among a_1..a_{k-1})), w = exp(logit). Remaining weights are summed, never
-    subtracted, so the result stays exact when one item dominates.
+    sum_k log (w_{a_k} / (w of all items not among a_1..a_{k-1})), w = exp(logit); see `plackett_luce.log_conditionals`.
 
     Args:
         logits: [..., C] float. slates: [..., K] int64, distinct items; PAD (any negative) entries are ignored.
@@ -212,19 +213,7 @@ def plackett_luce_log_prob(logits: Tensor, slates: Tensor) -> Tensor:
     Returns:
         [...] log-probabilities, differentiable in the logits.
     """
-    items, size = logits.shape[-1], slates.shape[-1]
-    filler = slates < 0
-    taken = torch.zeros((*slates.shape[:-1], items + 1), dtype=torch.bool, device=logits.device)
-    taken = taken.scatter(-1, torch.where(filler, items, slates), True)[..., :items]
-    none_left = taken.all(-1, keepdim=True)
-    others = logits.masked_fill(taken & ~none_left, -torch.inf).logsumexp(-1).masked_fill(none_left[..., 0], -torch.inf)
-    chosen = logits.gather(-1, slates.clamp(min=0))
-    earlier = torch.ones(size, size, dtype=torch.bool, device=logits.device).tril(-1)
-    own = torch.eye(size, dtype=torch.bool, device=logits.device)
-    # No row may consist of -inf alone, whose logsumexp has a NaN gradient; so a filler counts in its own row, dropped below.
-    later = chosen[..., None, :].masked_fill(earlier | (filler[..., None, :] & ~own), -torch.inf)
-    remaining = torch.cat([later, others[..., None, None].expand(*later.shape[:-1], 1)], -1).logsumexp(-1)
-    return torch.where(filler, 0.0, chosen - remaining).sum(-1)
+    return log_conditionals(logits, slates).sum(-1)
 
 
 def policy_entropy(logits: Tensor, mask: Tensor) -> Tensor:

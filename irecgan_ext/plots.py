@@ -118,6 +118,50 @@ def plot_results(summary: Mapping[str, Mapping[str, Any]], out_png: str | Path) 
         _draw_marks(axis, {method: summary[method] for method in summary if method not in bars})
 
 
+def plot_calibration(points: Sequence[Mapping[str, Any]], out_png: str | Path) -> None:
+    """Draw off-policy estimates against the truth, a panel per estimator: on the diagonal an estimate is right.
+
+    Args:
+        points: one per target policy: `truth`, `temperature`, and `estimates` by estimator, each with `value`, `interval` (its
+            lower and upper end). The estimate `logged`, the logging policy's own value, is drawn as a line across.
+        out_png: file to write.
+
+    Raises:
+        ValueError: there is no point.
+        OSError: the figure cannot be written.
+    """
+    if not points:
+        raise ValueError("points must hold at least one target policy, got 0")
+    names = [name for name in points[0]["estimates"] if name != "logged"]
+    columns = min(3, len(names))
+    rows = math.ceil(len(names) / columns)
+    with drawing(out_png, rows, columns, (3.6 * columns, 3.3 * rows)) as (_, axes):
+        for axis, name in zip(axes, names, strict=False):
+            _draw_estimator(axis, name, points)
+        for axis in axes[len(names) :]:
+            axis.set_visible(False)
+
+
+def _draw_estimator(axis: Axes, name: str, points: Sequence[Mapping[str, Any]]) -> None:
+    truth = [float(point["truth"]) for point in points]
+    low, high = min(truth), max(truth)
+    margin = 0.08 * (high - low) or 0.05
+    axis.plot([low - margin, high + margin], [low - margin, high + margin], color="#888888", linewidth=1, label="truth")
+    for place, point in enumerate(points):
+        row = point["estimates"][name]
+        ends = [[max(0.0, row["value"] - row["interval"][0])], [max(0.0, row["interval"][1] - row["value"])]]
+        options: dict[str, Any] = {"fmt": "o", "markersize": 4, "elinewidth": 1.2, "capsize": 3}
+        label = "estimate, 95%" if place == 0 else None
+        axis.errorbar(point["truth"], row["value"], yerr=ends, color=_COLOURS[0], label=label, **options)
+    logged = points[0]["estimates"].get("logged")
+    if logged is not None:
+        axis.axhline(logged["value"], color=_COLOURS[1], linestyle="--", linewidth=1.2, label="logging policy")
+    axis.set_title(name.replace("_", " "), loc="left")
+    axis.set_xlabel("true value")
+    axis.set_ylabel("estimate")
+    axis.legend(loc="best")
+
+
 @contextmanager
 def drawing(
     out_png: str | Path, rows: int, columns: int, size: tuple[float, float]

@@ -12,7 +12,8 @@ from irecgan_ext.data.authors import read_authors_mdp
 from irecgan_ext.data.sessions import write_sessions
 from irecgan_ext.errors import UsageError, checking_arguments
 from irecgan_ext.files import reason
-from irecgan_ext.simulators.mdp import MDP, simulate
+from irecgan_ext.simulators.logged import simulate_logged
+from irecgan_ext.simulators.mdp import MDP
 from irecgan_ext.simulators.policies import make_policy
 from irecgan_ext.types import Trajectories
 
@@ -28,15 +29,21 @@ class SimulateOptions:
 
     out: str
     """Log to write, or - for standard output."""
-    policy: Literal["random", "max", "mix"] = "random"
+    policy: Literal["random", "max", "mix", "softmax"] = "random"
     """Who recommends: random items; max, the best items of the user's true state; mix, half the time the best,
-    otherwise items ranked between the top 20% and 50%."""
+    otherwise items ranked between the top 20% and 50%; softmax, draws without replacement that favour good items, so that
+    every slate has a chance and the log can tell the value of other policies."""
+    policy_temperature: float = 0.2
+    """Of the softmax policy over the rewards of the true state: small is close to max, large to random."""
     sessions: int = 1000
     """Sessions to simulate."""
     slate_size: int = 10
     """Items per recommendation (K)."""
     max_steps: int | None = None
     """Cut sessions after so many steps. None lets each run to its end."""
+    propensities: bool = True
+    """Log how probable the policy made each slate (columns pscore, pscore_item_position and pscore_cascade), which off-policy
+    evaluation needs."""
     seed: int = 0
     """Seed of the sessions, and of the MDP if one is drawn."""
     mdp: Path | None = None
@@ -61,10 +68,10 @@ def main(options: SimulateOptions) -> None:
     """
     with checking_arguments():
         mdp = _users(options)
-        policy = make_policy(options.policy, mdp, options.slate_size)
+        policy = make_policy(options.policy, mdp, options.slate_size, options.policy_temperature)
         assert policy is not None  # the options allow known names only
         try:
-            trajectories = simulate(
+            trajectories, propensities = simulate_logged(
                 mdp,
                 policy,
                 options.sessions,
@@ -79,7 +86,8 @@ def main(options: SimulateOptions) -> None:
             mdp.save(options.mdp)
         except OSError as error:
             raise UsageError(f"{options.mdp}: cannot write: {reason(error)}") from error
-    write_sessions(options.out, trajectories, mdp.items, _metadata(options, mdp))
+    logged = propensities if options.propensities else None
+    write_sessions(options.out, trajectories, mdp.items, _metadata(options, mdp), logged)
     _summarise(options, mdp, trajectories)
 
 
@@ -98,7 +106,10 @@ def _metadata(options: SimulateOptions, mdp: MDP) -> dict[str, Any]:
         origin["file"] = str(options.mdp)
     else:
         origin |= {"transition_temperature": options.transition_temperature, "seed": options.seed}
-    return {"policy": options.policy, "seed": options.seed, "max_steps": options.max_steps, "mdp": origin}
+    policy: dict[str, Any] = {"policy": options.policy}
+    if options.policy == "softmax":
+        policy["policy_temperature"] = options.policy_temperature
+    return {**policy, "seed": options.seed, "max_steps": options.max_steps, "mdp": origin}
 
 
 def _summarise(options: SimulateOptions, mdp: MDP, log: Trajectories) -> None:

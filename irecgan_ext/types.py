@@ -163,3 +163,20 @@ class Trajectories:
             if bool(bad.any()):
                 session, step = (int(x) for x in bad.nonzero()[0])
                 raise ValueError(f"{name} {rule}: session {session}, step {step}")
+
+
+@dataclass(frozen=True)
+class Propensities:
+    """How probable the logging policy made each slate of a batch, with all that it saw; names as in Open Bandit Pipeline.
+
+    Steps after the end and `PAD` entries of a slate hold 1. R stands for [B, T], or for the [A] sessions of one step.
+
+    Attributes:
+        pscore: [R] float64. P(a_1..a_K), the ordered slate.
+        pscore_item_position: [R, K] float64 or None. P(a_k at place k), whatever the other places hold.
+        pscore_cascade: [R, K] float64 or None. P(a_1..a_k), the first k places.
+    """
+
+    pscore: Tensor
+    pscore_item_position: Tensor | None = None
+    pscore_cascade: Tensor | None = None

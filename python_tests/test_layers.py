@@ -18,22 +18,25 @@ LAYERS = {
     "errors": set(),
     "files": set(),
     "types": set(),
+    "plackett_luce": set(),
     "packed": {"types"},
     "reference": set(),
     "ops": {"_C", "reference"},
     "models": {"ops", *COMMON},
-    "losses": {"models", "ops", *COMMON},
+    "losses": {"models", "ops", "plackett_luce", *COMMON},
     "estimators": {"losses", "models", "ops", *COMMON},
+    "serving": {"models", "ops", *COMMON},
     "rollout": {"models", "ops", *COMMON},
     "data": COMMON,
-    "simulators": COMMON,
+    "simulators": {"plackett_luce", *COMMON},
 }
-LAYERS["evaluation"] = {"rollout", "estimators", "losses", "models", "ops", "data", "simulators", *COMMON}
+BELOW = {"estimators", "losses", "models", "ops", "plackett_luce", "data", "simulators", *COMMON}
+LAYERS["evaluation"] = {"rollout", *BELOW}
 LAYERS["training"] = {"evaluation", *LAYERS["evaluation"]}
 LAYERS["cli"] = COMMON
-COMMANDS = {"prepare", "train", "simulate", "evaluate", "recommend", "experiments", "plots"}
+COMMANDS = {"prepare", "train", "simulate", "evaluate", "recommend", "export", "off_policy", "experiments", "plots"}
 for command in COMMANDS:
-    LAYERS[command] = {"cli", "training", *LAYERS["training"]}
+    LAYERS[command] = {"cli", "training", "serving", *LAYERS["training"]}
 for command in COMMANDS - {"plots"}:
     LAYERS[command].add("plots")
 
@@ -80,7 +83,7 @@ def test_heavy_libraries_stay_where_they_belong(path):
     assert "gymnasium" not in names or path == "simulators/environment.py"
     assert "matplotlib" not in names or part in ("plots", "experiments")
     assert not names & {"pyarrow", "polars"} or part == "data"
-    if part in ("reference", "ops", "models", "losses", "estimators", "rollout", "types"):
+    if part in ("reference", "ops", "models", "losses", "estimators", "plackett_luce", "rollout", "types"):
         assert names <= {"torch", "typing", *sys.stdlib_module_names, "__future__"}, names
 
 

@@ -196,7 +196,8 @@ BAD_TABLES = {
     "missing column": (table(good_rows(), slate=None), "column slate is missing"),
     "unknown column": (
         table(good_rows()).append_column("price", pa.array([1, 2, 3])),
-        "unknown column price; the columns are session, step, slate, click, reward, state, start, position",
+        "unknown column price; the columns are session, step, slate, click, reward, state, start, position, pscore, "
+        "pscore_item_position, pscore_cascade",
     ),
     "duplicate column": (table(good_rows()).append_column("step", pa.array([1, 2, 3])), "column step appears 2 times"),
     "text session": (

@@ -16,6 +16,7 @@ from irecgan_ext.types import BOS, END, PAD
 
 REQUIRED = ("session", "step", "slate", "click", "reward")
 OPTIONAL = ("state", "start", "position")
+PROPENSITIES = ("pscore", "pscore_item_position", "pscore_cascade")  # optional too; `data.propensities` reads them
 NULLABLE = ("click", "start", "position")  # null stands for END, BOS and no click
 
 Ints = NDArray[np.int64]
@@ -68,13 +69,15 @@ def read_rows(table: pa.Table, name: str) -> Rows:
     """
     names = table.column_names
     for column in names:
-        if column not in REQUIRED + OPTIONAL:
-            raise LogError(f"{name}: unknown column {column}; the columns are {', '.join(REQUIRED + OPTIONAL)}")
+        if column not in REQUIRED + OPTIONAL + PROPENSITIES:
+            known = ", ".join(REQUIRED + OPTIONAL + PROPENSITIES)
+            raise LogError(f"{name}: unknown column {column}; the columns are {known}")
         if names.count(column) > 1:
             raise LogError(f"{name}: column {column} appears {names.count(column)} times")
     for column in REQUIRED:
         if column not in names:
             raise LogError(f"{name}: column {column} is missing")
+    names = [column for column in names if column not in PROPENSITIES]
     for column in names:
         _check_type(column, table.schema.field(column).type, name)
     if table.num_rows == 0:

@@ -12,6 +12,7 @@
 | `position`| int64       | optional: the place 0, 1, ... of the click in the list as it was shown, where    |
 |           |             | `slate` has another order (a shuffled list); null on the END step                |
 
+Columns with the probability of each slate under the logging policy may stand beside them: see `data.propensities`.
 A session whose last click is not null was cut before its end (censored). Narrower integers, float64 rewards and the
 other list types are accepted. The file's metadata key `irecgan_ext` holds JSON: `schema_version`, `items`,
 `slate_size` and the free `metadata`; a file without it is read with `items` = the largest id + 1. Version 2 of the schema
@@ -35,11 +36,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from irecgan_ext.data.authors import read_authors_log
+from irecgan_ext.data.propensities import propensity_columns
 from irecgan_ext.data.rows import Ints, Rows, check_rows, check_sessions, positions, read_rows
 from irecgan_ext.data.storage import header, read_header, read_table
 from irecgan_ext.errors import LogError
 from irecgan_ext.files import atomic_write, reason
-from irecgan_ext.types import BOS, END, PAD, Trajectories
+from irecgan_ext.types import BOS, END, PAD, Propensities, Trajectories
 
 __all__ = ["LogError", "SessionLog", "load_log", "read_sessions", "write_sessions"]
 
@@ -125,7 +127,11 @@ def read_checked(path: str | Path, name: str, items: int | None = None) -> tuple
 
 
 def write_sessions(
-    path: str | Path, trajectories: Trajectories, items: int, metadata: Mapping[str, Any] | None = None
+    path: str | Path,
+    trajectories: Trajectories,
+    items: int,
+    metadata: Mapping[str, Any] | None = None,
+    propensities: Propensities | None = None,
 ) -> None:
     """Write a Parquet log with session ids 0..B-1 that `read_sessions` reads back. It appears whole or not at all.
 
@@ -134,6 +140,7 @@ def write_sessions(
         trajectories: at least one session.
         items: C.
         metadata: JSON-able notes: policy, seed, ...
+        propensities: how probable the logging policy made each slate, [B, T] and [B, T, K]; see `data.propensities`.
 
     Raises:
         ValueError: the sessions break a rule of `Trajectories`, or `metadata` holds NaN or infinity.
@@ -144,7 +151,10 @@ def write_sessions(
     name = "standard output" if str(path) == "-" else str(path)
     rows = _flatten(trajectories)
     check_rows(rows, name, items, trajectories.slate_size)
-    table = rows_table(rows).replace_schema_metadata(header(items, trajectories.slate_size, metadata))
+    table = rows_table(rows)
+    for column, values in propensity_columns(propensities, trajectories).items() if propensities is not None else ():
+        table = table.append_column(column, values)
+    table = table.replace_schema_metadata(header(items, trajectories.slate_size, metadata))
     try:
         if str(path) == "-":
             buffer = io.BytesIO()

@@ -112,12 +112,16 @@ class UserModel(nn.Module):
             survival [B, T]: probability of a click rather than END; reward [B, T]: expected r_t, equal to it in mode
             "survival". Steps after the end hold meaningless values.
         """
-        states = self.encoder(trajectories.inputs())
-        clicks = torch.softmax(self.click_logits(states, trajectories.slates), -1)[..., :-1]
+        return self.expectations_of(self.encoder(trajectories.inputs()), trajectories.slates)
+
+    @torch.no_grad()
+    def expectations_of(self, states: Tensor, slates: Tensor) -> tuple[Tensor, Tensor]:
+        """[...] survival and expected reward, as in `expectations`, of `slates` [..., K] in `states` [..., H]."""
+        clicks = torch.softmax(self.click_logits(states, slates), -1)[..., :-1]
         survival = clicks.sum(-1)
         if self.reward_query is None:
             return survival, survival
-        earns = torch.sigmoid(self.reward_logits(states[..., None, :], trajectories.slates))
+        earns = torch.sigmoid(self.reward_logits(states[..., None, :], slates))
         return survival, (clicks * earns).sum(-1)
 
     def rollout_parameters(self) -> list[Tensor]:

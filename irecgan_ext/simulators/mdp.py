@@ -243,6 +243,11 @@ def simulate(
         EndlessSession: `max_steps` is None and a session runs for `STEP_LIMIT` steps.
     """
     steps = list(simulate_steps(mdp, policy, sessions, slate_size=slate_size, seed=seed, max_steps=max_steps))
+    return gather(steps, sessions, slate_size)
+
+
+def gather(steps: list[SimulatedStep], sessions: int, slate_size: int) -> Trajectories:
+    """The steps of `simulate_steps`, in order, as sessions."""
     horizon = len(steps)
     slates = torch.full((sessions, horizon, slate_size), PAD)
     clicks = torch.full((sessions, horizon), PAD)

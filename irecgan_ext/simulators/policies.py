@@ -7,7 +7,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from irecgan_ext import plackett_luce
 from irecgan_ext.simulators.mdp import MDP
+from irecgan_ext.types import Propensities
 
 
 class Policy(ABC):
@@ -43,6 +45,14 @@ class Policy(ABC):
             [A, K] int64, distinct items in each row.
         """
 
+    def propensities(self, states: Tensor, slates: Tensor) -> Propensities | None:
+        """Exact probabilities of `slates` under this policy; None where it cannot tell them.
+
+        Args:
+            states: [A] int64. True user states. slates: [A, K] int64. Slates of this step, of this policy or not.
+        """
+        return None
+
     def observe(self, rows: Tensor, slates: Tensor, clicks: Tensor) -> None:  # noqa: B027 (an optional hook)
         """Take note of the clicks of the sessions that go on.
 
@@ -62,6 +72,10 @@ class RandomPolicy(Policy):
 
     def recommend(self, rows: Tensor, states: Tensor) -> Tensor:
         return _random_subsets(len(rows), self.items, self.slate_size, self.generator)
+
+    def propensities(self, states: Tensor, slates: Tensor) -> Propensities:
+        cascade = _subset_cascade(self.items, self.slate_size).expand(slates.shape)
+        return Propensities(cascade[:, -1], torch.full(slates.shape, 1 / self.items, dtype=torch.float64), cascade)
 
 
 class FixedPolicy(Policy):
@@ -105,6 +119,11 @@ class StatePolicy(Policy):
     def recommend(self, rows: Tensor, states: Tensor) -> Tensor:
         return self.slates[states]
 
+    def propensities(self, states: Tensor, slates: Tensor) -> Propensities:
+        same = slates == self.slates[states]
+        cascade = same.cumprod(1).double()
+        return Propensities(cascade[:, -1], same.double(), cascade)
+
 
 class MaxPolicy(StatePolicy):
     """The K items with the highest r(.|s), best first; sees the state."""
@@ -136,11 +155,47 @@ class MixPolicy(Policy):
         best = torch.rand(len(rows), 1, generator=self.generator) < 0.5
         return torch.where(best, self.best[states], self.middle[states].gather(1, subsets))
 
+    def propensities(self, states: Tensor, slates: Tensor) -> Propensities:
+        best = slates == self.best[states]
+        middle = (slates[:, :, None] == self.middle[states][:, None]).any(2)
+        subsets = _subset_cascade(self.middle.shape[1], self.slate_size)
+        cascade = (best.cumprod(1) + middle.cumprod(1) * subsets) / 2
+        return Propensities(cascade[:, -1], (best.double() + middle.double() / self.middle.shape[1]) / 2, cascade)
 
-def make_policy(name: str, mdp: MDP, slate_size: int) -> Policy | None:
-    """The logging policy `name` (random, max or mix); None for another name."""
+
+class SoftmaxPolicy(Policy):
+    """K draws without replacement (Plackett-Luce) from the softmax of r(.|s) / temperature; sees the state.
+
+    Every slate has a chance, good ones a better one, so that its logs can tell the value of other policies.
+
+    Args:
+        temperature: positive; small ones come close to `MaxPolicy`, large ones to `RandomPolicy`.
+    """
+
+    def __init__(self, mdp: MDP, slate_size: int, temperature: float = 0.2) -> None:
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"temperature must be positive and finite, got {temperature}")
+        self.slate_size = check_slate_size(slate_size, mdp.items)
+        self.logits = mdp.rewards / temperature
+
+    def recommend(self, rows: Tensor, states: Tensor) -> Tensor:
+        # The race of exponential arrivals; 1 - u is never 0, and float64 leaves its tail fine enough for a catalogue.
+        uniforms = torch.rand(len(rows), self.logits.shape[1], generator=self.generator, dtype=torch.float64)
+        arrivals = (-torch.log1p(-uniforms)).log() - self.logits[states]
+        return arrivals.topk(self.slate_size, dim=1, largest=False).indices
+
+    def propensities(self, states: Tensor, slates: Tensor) -> Propensities:
+        logits = self.logits[states]
+        cascade = plackett_luce.log_conditionals(logits, slates).cumsum(1).exp()
+        return Propensities(cascade[:, -1], plackett_luce.marginals(logits, slates), cascade)
+
+
+def make_policy(name: str, mdp: MDP, slate_size: int, temperature: float = 0.2) -> Policy | None:
+    """The logging policy `name` (random, max, mix or softmax, whose `temperature` it is); None for another name."""
     if name == "random":
         return RandomPolicy(mdp.items, slate_size)
+    if name == "softmax":
+        return SoftmaxPolicy(mdp, slate_size, temperature)
     if name in ("max", "mix"):
         return {"max": MaxPolicy, "mix": MixPolicy}[name](mdp, slate_size)
     return None
@@ -157,3 +212,8 @@ def _random_subsets(rows: int, items: int, size: int, generator: torch.Generator
     """[rows, size] int64: ordered uniform draws without replacement from 0..items-1."""
     # float64: ties among float32 uniforms would favour some items.
     return torch.rand(rows, items, generator=generator, dtype=torch.float64).topk(size, dim=1).indices
+
+
+def _subset_cascade(items: int, size: int) -> Tensor:
+    """[K] float64: probability of the first k of an ordered uniform draw without replacement."""
+    return (1 / torch.arange(items, items - size, -1, dtype=torch.float64)).cumprod(0)

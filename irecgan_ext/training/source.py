@@ -60,7 +60,8 @@ class Source:
         """The policy that made the log, ready to run again; None where it is not known."""
         if self.mdp is None:
             return None
-        return make_policy(str(self.metadata.get("policy")), self.mdp, self.log.slate_size)
+        name, temperature = str(self.metadata.get("policy")), float(self.metadata.get("policy_temperature", 1.0))
+        return make_policy(name, self.mdp, self.log.slate_size, temperature)
 
     def reward_mode(self) -> RewardMode:
         """ "survival" if a reward of 1 is the same as a click, as in the simulator; otherwise "binary".
@@ -98,7 +99,7 @@ def open_source(config: TrainConfig) -> Source:
             raise UsageError("--mdp: a prepared log has real users; drop the flag")
         return _prepared(Path(config.data), config.slate_size)
     log = load_log(config.data)
-    mdp = _users(config.mdp, log.items, log.metadata)
+    mdp = find_users(config.mdp, log.items, log.metadata)
     return Source(log.trajectories, mdp.items if mdp is not None else log.items, log.metadata, mdp)
 
 
@@ -136,7 +137,7 @@ def read_mdp(path: Path) -> MDP:
     return MDP(*read_authors_mdp(path)) if path.is_dir() else MDP.load(path)
 
 
-def _users(path: Path | None, items: int, metadata: dict[str, Any]) -> MDP | None:
+def find_users(path: Path | None, items: int, metadata: dict[str, Any]) -> MDP | None:
     """The users named on the command line, or else those that a simulated log says were drawn."""
     if path is not None:
         mdp = read_mdp(path)
@@ -147,7 +148,7 @@ def _users(path: Path | None, items: int, metadata: dict[str, Any]) -> MDP | Non
     if not isinstance(drawn, dict):
         return None
     if "file" in drawn and Path(drawn["file"]).exists():
-        return _users(Path(drawn["file"]), items, {})
+        return find_users(Path(drawn["file"]), items, {})
     if not {"states", "transition_temperature", "seed"} <= drawn.keys():
         return None
     return MDP.random(drawn["states"], items, drawn["transition_temperature"], drawn["seed"])
