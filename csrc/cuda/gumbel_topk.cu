@@ -8,13 +8,6 @@ namespace irecgan::cuda {
 namespace {
 
 constexpr int kArrivalThreads = 128;
-constexpr int kMaxGrid = 1 << 30;
-
-template <typename T>
-__device__ __forceinline__ Stream row_stream(const GumbelTopk<T>& op, int64_t row) {
-  const int64_t seed = op.device_seed == nullptr ? op.host_seed : *op.device_seed;
-  return Stream{static_cast<uint64_t>(seed), op.rows[row], static_cast<uint32_t>(op.step), 0, 0};
-}
 
 // log_times, taken. A warp takes 32 blocks, four at a time with eight lanes each: a lane's eight loads are whole memory
 // sectors, and three shuffles finish a reduction of four blocks at once. Each lane then keeps one of the 32 blocks, so
@@ -32,7 +25,7 @@ __global__ void __launch_bounds__(kArrivalThreads) first_arrivals_kernel(GumbelT
     const int64_t row = task / chunks;
     const int64_t first_block = task % chunks * kWarp;
     const T* logits = op.logits + row * op.items;
-    BlockStats<T> mine{};
+    LogitStats<T> mine{};
 #pragma unroll 2
     for (int turn = 0; turn < kLanes; ++turn) {
       const int64_t first = (first_block + turn * kGroups + lane / kLanes) * kBlock + lane % kLanes;
@@ -42,35 +35,45 @@ __global__ void __launch_bounds__(kArrivalThreads) first_arrivals_kernel(GumbelT
         const int64_t item = first + i * kLanes;
         x[i] = item < op.items ? logits[item] : -static_cast<T>(kInfinity);
       }
-      const BlockStats<T> stats = block_stats<kLanes>(x);
+      const LogitStats<T> stats = block_stats<kLanes>(x);
       if (turn == lane % kLanes) mine = stats;
     }
     const int64_t block = first_block + lane % kLanes * kGroups + lane / kLanes;
     if (block >= blocks) continue;
-    op.log_times[row * blocks + block] = log_gap(exponential_fast(first_uniform(row_stream(op, row), block)), mine);
+    op.log_times[row * blocks + block] = log_gap(exponential_fast(first_uniform(row_stream(op.key, row), block)), mine);
     op.taken[row * blocks + block] = 0;
   }
 }
 
+// A row's logits in memory.
 template <typename T>
-__device__ void race(const GumbelTopk<T>& op, int64_t row, int lane) {
-  const int64_t blocks = block_count(op.items);
-  T* values = op.values + row * op.k;
-  int64_t* indices = op.indices + row * op.k;
-  const RowRace<T> race{row_stream(op, row),     blocks, op.k,   op.log_times + row * blocks,
-                        op.taken + row * blocks, values, indices};
-  const int64_t drawn = race_row(RowLogits<T>{op.logits + row * op.items, op.items}, race, lane);
-  const T nothing = static_cast<T>(drawn < 0 ? __builtin_nanf("") : -kInfinity);
-  for (int64_t j = (drawn < 0 ? 0 : drawn) + lane; j < op.k; j += kWarp) {
-    values[j] = nothing;
-    indices[j] = -1;
+struct LogitRow {
+  const T* logits;
+  int64_t items;
+
+  __device__ __forceinline__ void load(int64_t block, int lane, T (&x)[2]) const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int64_t item = block * kBlock + 2 * lane + i;
+      x[i] = item < items ? logits[item] : -static_cast<T>(kInfinity);
+    }
   }
-}
+};
 
 // One warp per thread block: rows are few and wide, so they spread over as many multiprocessors as there are.
 template <typename T>
 __global__ void __launch_bounds__(kWarp) race_kernel(GumbelTopk<T> op) {
-  for (int64_t row = blockIdx.x; row < op.count; row += gridDim.x) race(op, row, static_cast<int>(threadIdx.x));
+  const int64_t blocks = block_count(op.items);
+  for (int64_t row = blockIdx.x; row < op.count; row += gridDim.x) {
+    const Race<T> race{blocks,
+                       op.k,
+                       op.log_times + row * blocks,
+                       op.taken + row * blocks,
+                       op.values + row * op.k,
+                       op.indices + row * op.k};
+    run_race(race, row_stream(op.key, row), LogitRow<T>{op.logits + row * op.items, op.items},
+             static_cast<int>(threadIdx.x));
+  }
 }
 
 template <typename T>
@@ -79,12 +82,10 @@ cudaError_t launch(cudaStream_t stream, const GumbelTopk<T>& op) {
   constexpr int64_t kWarps = kArrivalThreads / kWarp;
   const int64_t tasks = op.count * ((block_count(op.items) + kWarp - 1) / kWarp);
   const int64_t grid = (tasks + kWarps - 1) / kWarps;
-  IRECGAN_LAUNCH(first_arrivals_kernel<T>, static_cast<unsigned>(grid < kMaxGrid ? grid : kMaxGrid), kArrivalThreads, 0,
-                 stream, op);
+  IRECGAN_LAUNCH(first_arrivals_kernel<T>, grid_of(grid), kArrivalThreads, 0, stream, op);
   const cudaError_t error = cudaGetLastError();
   if (error != cudaSuccess) return error;
-  IRECGAN_LAUNCH(race_kernel<T>, static_cast<unsigned>(op.count < kMaxGrid ? op.count : kMaxGrid), kWarp, 0, stream,
-                 op);
+  IRECGAN_LAUNCH(race_kernel<T>, grid_of(op.count), kWarp, 0, stream, op);
   return cudaGetLastError();
 }
 

@@ -89,7 +89,7 @@ __device__ inline void store_tile(const Product& p, int64_t first_row, int64_t r
       if (p.out != nullptr && r < rows && c < p.columns) p.out[r * p.columns + c] = x[j];
     }
     if (p.max == nullptr) continue;
-    const BlockStats<float> stats = block_stats<16>(x);
+    const LogitStats<float> stats = block_stats<16>(x);
     const int64_t at = r * block_count(p.columns) + first_column / kBlock;
     if (thread % 16 != 0 || r >= rows) continue;
     p.max[at] = stats.max;

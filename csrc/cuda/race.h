@@ -1,32 +1,30 @@
-// The race of csrc/math/race.h by a warp: statistics of blocks of items, and the k earliest arrivals of one row. All 32
-// lanes call these functions.
+// A row's race (csrc/math/race.h), run by one warp on the first arrivals of the row's blocks.
 #pragma once
 
 #include "../math/exp.h"
 #include "../math/race.h"
+#include "logit_stats.h"
+#include "noise_key.h"
 #include "warp.h"
 
 namespace irecgan::cuda {
 
-constexpr float kInfinity = __builtin_inff();
-
-template <typename T>
-struct BlockStats {
-  T max;
-  T sum;  // of exp(l - max)
-};
+__device__ __forceinline__ Stream row_stream(const NoiseKey& key, int64_t row) {
+  const int64_t seed = key.device_seed == nullptr ? key.host_seed : *key.device_seed;
+  return Stream{static_cast<uint64_t>(seed), key.rows[row], static_cast<uint32_t>(key.step), 0, 0};
+}
 
 // Log of the wait until the next arrival of what weighs W = sum exp(max): Exp(1) / W. +inf where nothing is left to
 // arrive, since then sum = 0 and max = -inf.
 template <typename T>
-__device__ __forceinline__ double log_gap(double exponential, BlockStats<T> stats) {
+__device__ __forceinline__ double log_gap(double exponential, LogitStats<T> stats) {
   return log(exponential / static_cast<double>(stats.sum)) - static_cast<double>(stats.max);
 }
 
 // Statistics of a block's 64 items spread over kLanes neighbours, kBlock / kLanes each, absent ones -inf.
 // NaN hides from the comparisons but not from the sum, and +inf turns into NaN there.
 template <int kLanes, typename T>
-__device__ __forceinline__ BlockStats<T> block_stats(const T (&x)[kBlock / kLanes]) {
+__device__ __forceinline__ LogitStats<T> block_stats(const T (&x)[kBlock / kLanes]) {
   T max = x[0];
 #pragma unroll
   for (int i = 1; i < kBlock / kLanes; ++i) max = x[i] > max ? x[i] : max;
@@ -36,24 +34,8 @@ __device__ __forceinline__ BlockStats<T> block_stats(const T (&x)[kBlock / kLane
   T sum = 0;
 #pragma unroll
   for (int i = 0; i < kBlock / kLanes; ++i) sum += exp_fast(x[i] - shift);
-  return BlockStats<T>{max, group_sum<kLanes>(sum)};
+  return LogitStats<T>{max, group_sum<kLanes>(sum)};
 }
-
-// A row's logits in memory, as the source of its blocks: two items of a block per lane, 2 * lane and 2 * lane + 1, so
-// that the running sum over lanes is in index order. Absent items are -inf.
-template <typename T>
-struct RowLogits {
-  const T* logits;  // [C]
-  int64_t items;
-
-  __device__ __forceinline__ void load(int64_t block, int lane, T (&x)[2]) const {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int64_t item = block * kBlock + 2 * lane + i;
-      x[i] = item < items ? logits[item] : -static_cast<T>(kInfinity);
-    }
-  }
-};
 
 // First item whose cumulated weight passes u of the total, in index order. Rounding can leave the target at the very
 // end: then the last item with weight.
@@ -77,23 +59,23 @@ __device__ __forceinline__ Arrival earliest_of_lane(const double* log_times, int
   return warp_earliest(best);
 }
 
-// What a row races for.
 template <typename T>
-struct RowRace {
-  Stream stream;
-  int64_t blocks;     // block_count(C)
-  int64_t k;          // 1..C
-  double* log_times;  // [blocks] of the next arrival of each block; in: of the first
-  uint64_t* taken;    // [blocks] drawn items of each block; in: 0
-  T* values;          // [k], or null
+struct Race {
+  int64_t blocks;
+  int64_t k;
+  double* log_times;  // [blocks] of the next arrivals; changed
+  uint64_t* taken;    // [blocks] bit i: the block's item i was drawn; changed
+  T* values;          // [k]
   int64_t* indices;   // [k]
 };
 
 // A lane keeps the earliest arrival among the blocks congruent to it modulo 32. A draw changes one block, so only the
-// lane that keeps it has its blocks read again, by the whole warp. Returns k; fewer if the row has fewer finite logits;
-// -1, and nothing is drawn, if a logit is NaN or +inf. Entries beyond are left alone.
+// lane that keeps it has its blocks read again, by the whole warp.
+//
+// source.load(block, lane, x) gives the lane the block's logits 2 lane and 2 lane + 1, so that a running sum over lanes
+// is in index order; -inf for what may not be drawn.
 template <typename T, typename Source>
-__device__ int64_t race_row(const Source& source, const RowRace<T>& race, int lane) {
+__device__ void run_race(const Race<T>& race, const Stream& stream, const Source& source, int lane) {
   Arrival kept{static_cast<double>(kInfinity), INT32_MAX};
   bool faulty = false;
   for (int64_t b = lane; b < race.blocks; b += kWarp) {
@@ -101,14 +83,14 @@ __device__ int64_t race_row(const Source& source, const RowRace<T>& race, int la
     faulty = faulty || log_time != log_time;
     kept = earlier(kept, Arrival{log_time, static_cast<int32_t>(b)});
   }
-  if (__any_sync(kAllLanes, faulty)) return -1;
+  faulty = __any_sync(kAllLanes, faulty) != 0;
 
   int64_t drawn = 0;
-  for (; drawn < race.k; ++drawn) {
+  for (; drawn < race.k && !faulty; ++drawn) {
     const Arrival next = warp_earliest(kept);
     if (!(next.log_time < static_cast<double>(kInfinity))) break;
     uint64_t taken = race.taken[next.block];
-    const Pick pick = arrival_pick(race.stream, next.block, __popcll(taken));
+    const Pick pick = arrival_pick(stream, next.block, __popcll(taken));
     T x[2];
     source.load(next.block, lane, x);
     // A drawn item's logit becomes -inf by selection, never by arithmetic.
@@ -120,9 +102,9 @@ __device__ int64_t race_row(const Source& source, const RowRace<T>& race, int la
 #pragma unroll
     for (int i = 0; i < 2; ++i) x[i] = item == 2 * lane + i ? -static_cast<T>(kInfinity) : x[i];
     const double gap = log_gap(exponential_fast(pick.gap), block_stats<kWarp>(x));
-    __syncwarp();  // every lane has read race.taken
+    __syncwarp();  // every lane has read what is taken
     if (lane == 0) {
-      if (race.values != nullptr) race.values[drawn] = static_cast<T>(-next.log_time);
+      race.values[drawn] = static_cast<T>(-next.log_time);
       race.indices[drawn] = static_cast<int64_t>(next.block) * kBlock + item;
       race.taken[next.block] = taken;
       race.log_times[next.block] =
@@ -132,7 +114,11 @@ __device__ int64_t race_row(const Source& source, const RowRace<T>& race, int la
     const Arrival anew = earliest_of_lane(race.log_times, race.blocks, next.block % kWarp, lane);
     if (lane == next.block % kWarp) kept = anew;
   }
-  return drawn;
+  const T nothing = static_cast<T>(faulty ? __builtin_nanf("") : -kInfinity);
+  for (int64_t j = drawn + lane; j < race.k; j += kWarp) {
+    race.values[j] = nothing;
+    race.indices[j] = -1;
+  }
 }
 
 }  // namespace irecgan::cuda

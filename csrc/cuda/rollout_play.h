@@ -78,8 +78,22 @@ __device__ inline int64_t pick_candidate(float* logits, int64_t count, float max
   return last;
 }
 
-// Click, reward and D's step score of a session whose slate [K] is drawn. `scores` says what the models make of the
-// session's state:
+// A row of the agent's logits in memory, as the source of its race.
+struct LogitRow {
+  const float* logits;  // [C]
+  int64_t items;
+
+  __device__ __forceinline__ void load(int64_t block, int lane, float (&x)[2]) const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int64_t item = block * kBlock + 2 * lane + i;
+      x[i] = item < items ? logits[item] : -kInfinity;
+    }
+  }
+};
+
+// Click, reward and D's step score of a session whose slate [K] is drawn; its last item is -1 if it could not be.
+// `scores` says what the models make of the session's state:
 //   click(c), favourite(c): logits of candidate c, an item or C for END; reward(i): reward logit of item i;
 //   match(c, d): product of D's embeddings of two candidates.
 // logits [K + 1]: scratch of this warp.
@@ -89,6 +103,7 @@ __device__ Played play_click(const Rollout& op, const Scores& scores, const Sess
   const int64_t k = op.slate_size;
   const auto candidate = [&](int64_t j) { return j < k ? slate[j] : op.items; };
   const Played unusable{kPad, __builtin_nanf(""), __builtin_nan("")};
+  if (slate[k - 1] < 0) return unusable;
   const ClickUniforms uniforms = click_uniforms(session_stream(op, s));
   const float max = largest(k + 1, logits, lane, [&](int64_t j) { return scores.click(candidate(j)); });
   const int64_t choice = pick_candidate(logits, k + 1, max, uniforms.choice, lane);

@@ -12,7 +12,6 @@
 #include "rollout_small_layout.h"
 #include "rollout_small_pack.h"
 #include "rollout_small_step.h"
-#include "shared_limit.h"
 
 namespace irecgan::cuda {
 namespace {
@@ -40,29 +39,30 @@ __device__ Played play(const SmallPlan& plan, const SmallMemory& memory, const S
                        int warp, int lane) {
   const Rollout& op = plan.op;
   const int64_t blocks = block_count(op.items);
-  const RowLogits<float> source{scores + plan.models[kAgent].scores_at, op.items};
-  const RowRace<float> race{session_stream(op, s),
-                            blocks,
-                            op.slate_size,
-                            memory.log_times + warp * blocks,
-                            memory.taken + warp * blocks,
-                            nullptr,
-                            memory.slates + warp * op.slate_size};
+  const LogitRow source{scores + plan.models[kAgent].scores_at, op.items};
+  const Stream stream = session_stream(op, s);
+  float* logits = memory.logits + warp * (op.slate_size + 1);
+  const Race<float> race{blocks,
+                         op.slate_size,
+                         memory.log_times + warp * blocks,
+                         memory.taken + warp * blocks,
+                         logits,
+                         memory.slates + warp * op.slate_size};
   for (int64_t b = 0; b < blocks; ++b) {
     float x[2];
     source.load(b, lane, x);
-    const double log_time = log_gap(exponential_fast(first_uniform(race.stream, b)), block_stats<kWarp>(x));
+    const double log_time = log_gap(exponential_fast(first_uniform(stream, b)), block_stats<kWarp>(x));
     if (lane == 0) race.log_times[b] = log_time;
     if (lane == 0) race.taken[b] = 0;
   }
   __syncwarp();
-  const bool drawn = race_row(source, race, lane) == op.slate_size;
+  run_race(race, stream, source, lane);
+  __syncwarp();  // the slate is seen by all lanes
   if (lane == 0) {
     atomicAdd(&memory.control->row_steps, 1);
     atomicMax(&memory.control->iterations, static_cast<int32_t>(s.step - op.steps[s.root] + 1));
   }
-  if (!drawn) return Played{kPad, __builtin_nanf(""), __builtin_nan("")};
-  return play_click(op, TableScores{plan, scores}, s, race.indices, memory.logits + warp * (op.slate_size + 1), lane);
+  return play_click(op, TableScores{plan, scores}, s, race.indices, logits, lane);
 }
 
 __device__ Session session_of(const Control& c, int slot) {
@@ -325,7 +325,7 @@ cudaError_t launch_small(cudaStream_t stream, const Rollout& op, const Device& d
   cudaError_t error = cudaGetLastError();
   for (int which = 0; which < op.model_count && error == cudaSuccess; ++which) error = pack(stream, plan, which);
   const auto kernel = op.lstm ? small_rollout_kernel<true> : small_rollout_kernel<false>;
-  if (error == cudaSuccess) error = allow_shared(kernel, plan.shared_bytes);
+  if (error == cudaSuccess) error = allow_shared(kernel, static_cast<size_t>(plan.shared_bytes));
   if (error != cudaSuccess) return error;
   const int64_t resident = device.multiprocessors * (device.shared_bytes / plan.shared_bytes);
   const auto grid = static_cast<unsigned>(op.count < resident ? op.count : resident);

@@ -164,23 +164,27 @@ struct QueryScores {
   }
 };
 
-// The slate of a session into `slate`. False if the agent's logits do not allow it.
-__device__ bool draw_slate(const StepsPlan& plan, const Session& s, int64_t node, int64_t step, int64_t warp,
-                           int64_t* slate, int lane) {
+// The slate of a session into `slate`, its last item -1 if the agent's logits do not allow it. values [K]: scratch.
+__device__ void draw_slate(const StepsPlan& plan, const Session& s, int64_t node, int64_t step, int64_t warp,
+                           float* values, int64_t* slate, int lane) {
   const Rollout& op = plan.op;
   const int64_t blocks = block_count(op.items), hidden = op.models[kAgent].hidden;
-  const RowRace<float> race{session_stream(op, s),      blocks,  op.slate_size, plan.log_times + warp * blocks,
-                            plan.taken + warp * blocks, nullptr, slate};
+  const Stream stream = session_stream(op, s);
+  const Race<float> race{blocks, op.slate_size, plan.log_times + warp * blocks, plan.taken + warp * blocks,
+                         values, slate};
   for (int64_t b = lane; b < blocks; b += kWarp) {
-    const BlockStats<float> stats{plan.block_max[node * blocks + b], plan.block_sum[node * blocks + b]};
-    race.log_times[b] = log_gap(exponential_fast(first_uniform(race.stream, b)), stats);
+    const LogitStats<float> stats{plan.block_max[node * blocks + b], plan.block_sum[node * blocks + b]};
+    race.log_times[b] = log_gap(exponential_fast(first_uniform(stream, b)), stats);
     race.taken[b] = 0;
   }
   __syncwarp();
-  if (plan.logits != nullptr)
-    return race_row(RowLogits<float>{plan.logits + node * op.items, op.items}, race, lane) == op.slate_size;
-  const float* state = new_states(plan, kAgent, step, 0, op.layers - 1) + node * hidden;
-  return race_row(HeadRow{state, op.models[kAgent].head, hidden, op.items}, race, lane) == op.slate_size;
+  if (plan.logits != nullptr) {
+    run_race(race, stream, LogitRow{plan.logits + node * op.items, op.items}, lane);
+  } else {
+    const float* state = new_states(plan, kAgent, step, 0, op.layers - 1) + node * hidden;
+    run_race(race, stream, HeadRow{state, op.models[kAgent].head, hidden, op.items}, lane);
+  }
+  __syncwarp();  // the slate is seen by all lanes
 }
 
 // A session that goes on, and the completions of a root that does, into the next step's sessions.
@@ -219,9 +223,8 @@ __global__ void __launch_bounds__(kPlayThreads) play_kernel(StepsPlan plan, int6
     const int64_t node = op.share ? plan.table_node[plan.row_slot[i]] : i;
     const Session s{row.root, static_cast<int32_t>(op.steps[row.root] + step), row.spawn, row.completion,
                     row.score_sum};
-    Played played{kPad, __builtin_nanf(""), __builtin_nan("")};
-    if (draw_slate(plan, s, node, step, warp, slate, lane))
-      played = play_click(op, QueryScores{plan, node}, s, slate, candidates, lane);
+    draw_slate(plan, s, node, step, warp, candidates, slate, lane);
+    const Played played = play_click(op, QueryScores{plan, node}, s, slate, candidates, lane);
     if (s.spawn == 0) record_step(op, s, played, slate, lane);
     if (goes_on(op, s, played)) {
       append(plan, step, s, played, node, lane);

@@ -42,10 +42,10 @@ void sample(const Tensor& logits, int64_t k, const Tensor& seed, const Tensor& r
 
   cuda::GumbelTopk<T> op{};
   op.logits = input.const_data_ptr<T>();
-  op.rows = row_ids.const_data_ptr<int64_t>();
-  op.device_seed = seed.is_cpu() ? nullptr : seed.const_data_ptr<int64_t>();
-  op.host_seed = seed.is_cpu() ? *seed.const_data_ptr<int64_t>() : 0;
-  op.step = step;
+  op.key.rows = row_ids.const_data_ptr<int64_t>();
+  op.key.device_seed = seed.is_cpu() ? nullptr : seed.const_data_ptr<int64_t>();
+  op.key.host_seed = seed.is_cpu() ? *seed.const_data_ptr<int64_t>() : 0;
+  op.key.step = step;
   op.count = input.size(0);
   op.items = input.size(1);
   op.k = k;
