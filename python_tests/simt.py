@@ -29,3 +29,11 @@ def compiled(source: str, target: Path, *flags: str) -> Path:
 
 def pointer(t: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(t.data_ptr())
+
+
+def needs_address_sanitizer(folder: Path) -> None:
+    """Skip the test where the compiler cannot link with -fsanitize=address."""
+    (folder / "empty.cpp").write_text("int main() {}\n")
+    probe = [str(COMPILER), "-fsanitize=address", str(folder / "empty.cpp"), "-o", str(folder / "empty")]
+    if subprocess.run(probe, capture_output=True).returncode != 0:
+        pytest.skip("the compiler has no AddressSanitizer")

@@ -1,34 +1,17 @@
 """The CUDA sources, run on the host by csrc/simt: the draws of the CPU op, and what the executor refuses."""
 
 import ctypes
-import os
 import re
-import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from simt import ORDERS, compiled, needs_address_sanitizer, needs_compiler, pointer
 from torch import Tensor
 
 from irecgan_ext import ops
 
-ROOT = Path(__file__).parent.parent
-FLAGS = ["-std=c++20", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", f"-I{ROOT}/csrc/simt"]
-COMPILER = shutil.which(os.environ.get("CXX", "g++"))
-ORDERS = pytest.mark.parametrize("reversed_lanes", [False, True], ids=["forward", "reversed"])
-
-pytestmark = pytest.mark.skipif(
-    COMPILER is None or not sys.platform.startswith("linux"), reason="csrc/simt needs a C++20 compiler and Linux"
-)
-
-
-def compiled(source: str, target: Path, *flags: str) -> Path:
-    command = [str(COMPILER), *FLAGS, *flags, "-x", "c++", str(ROOT / source), "-o", str(target)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return target
+pytestmark = needs_compiler
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +24,6 @@ def kernels(tmp_path_factory):
 def small(tmp_path_factory):
     target = tmp_path_factory.mktemp("simt") / "self_test.so"
     return ctypes.CDLL(str(compiled("csrc/simt/self_test.cu", target, "-fPIC", "-shared")))
-
-
-def pointer(t: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(t.data_ptr())
 
 
 def simt_topk(kernels, logits: Tensor, k: int, seed: int, *, rows=None, step=0, reversed_lanes=False, host_seed=False):
@@ -244,10 +223,7 @@ def test_launches_of_impossible_size(small, threads, blocks):
 @pytest.fixture(scope="module")
 def address_check(tmp_path_factory):
     folder = tmp_path_factory.mktemp("simt")
-    (folder / "empty.cpp").write_text("int main() {}\n")
-    probe = [str(COMPILER), "-fsanitize=address", str(folder / "empty.cpp"), "-o", str(folder / "empty")]
-    if subprocess.run(probe, capture_output=True).returncode != 0:
-        pytest.skip("the compiler has no AddressSanitizer")
+    needs_address_sanitizer(folder)
     return compiled("csrc/simt/address_check.cpp", folder / "address_check", "-fsanitize=address")
 
 
