@@ -1,4 +1,4 @@
-"""How the tests compile and call csrc/simt's entry points."""
+"""Compiles the CUDA sources for the host (csrc/simt), for the tests that run them there."""
 
 import ctypes
 import os
@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
 
 ROOT = Path(__file__).parent.parent
 FLAGS = ["-std=c++20", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", f"-I{ROOT}/csrc/simt"]
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 ORDERS = pytest.mark.parametrize("reversed_lanes", [False, True], ids=["forward", "reversed"])
-
-needs_compiler = pytest.mark.skipif(
+NEEDS_COMPILER = pytest.mark.skipif(
     COMPILER is None or not sys.platform.startswith("linux"), reason="csrc/simt needs a C++20 compiler and Linux"
 )
 
@@ -27,13 +27,37 @@ def compiled(source: str, target: Path, *flags: str) -> Path:
     return target
 
 
-def pointer(t: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(t.data_ptr())
+def library(source: str, folder: Path, *flags: str) -> ctypes.CDLL:
+    """The C functions of a source in csrc/simt."""
+    return ctypes.CDLL(str(compiled(source, folder / f"{Path(source).stem}.so", "-fPIC", "-shared", *flags)))
 
 
-def needs_address_sanitizer(folder: Path) -> None:
-    """Skip the test where the compiler cannot link with -fsanitize=address."""
+def with_address_check(source: str, folder: Path) -> Path:
+    """The program compiled under AddressSanitizer; skips the test where the compiler has none."""
     (folder / "empty.cpp").write_text("int main() {}\n")
     probe = [str(COMPILER), "-fsanitize=address", str(folder / "empty.cpp"), "-o", str(folder / "empty")]
     if subprocess.run(probe, capture_output=True).returncode != 0:
         pytest.skip("the compiler has no AddressSanitizer")
+    return compiled(source, folder / Path(source).stem, "-fsanitize=address")
+
+
+def pointer(t: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if t is None else t.data_ptr())
+
+
+def run(entry, *arguments) -> None:
+    """Call a C function that returns null or what went wrong."""
+    entry.restype = ctypes.c_char_p
+    error = entry(*arguments)
+    assert error is None, error.decode()
+
+
+def assert_same_draws(drawn, expected, tolerance: float) -> None:
+    """Values within `tolerance`, and the same items but where arrivals are closer than that."""
+    values, indices = (x.cpu() for x in drawn[:2])
+    expected_values, expected_indices = (x.cpu() for x in expected[:2])
+    torch.testing.assert_close(values, expected_values, rtol=0, atol=tolerance)
+    gaps = torch.nn.functional.pad(-expected_values.diff(dim=1), (1, 1), value=torch.inf)
+    tied = torch.minimum(gaps[:, 1:], gaps[:, :-1]) < tolerance
+    assert bool(((indices == expected_indices) | tied).all())
+    assert tied.double().mean() < 0.01

@@ -5,42 +5,39 @@ import re
 import subprocess
 
 import pytest
+import simt
 import torch
-from simt import ORDERS, compiled, needs_address_sanitizer, needs_compiler, pointer
+from simt import ORDERS, pointer
 from torch import Tensor
 
 from irecgan_ext import ops
 
-pytestmark = needs_compiler
+pytestmark = simt.NEEDS_COMPILER
 
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory):
-    target = tmp_path_factory.mktemp("simt") / "gumbel_topk.so"
-    return ctypes.CDLL(str(compiled("csrc/simt/gumbel_topk.cpp", target, "-fPIC", "-shared")))
+    return simt.library("csrc/simt/gumbel_topk.cpp", tmp_path_factory.mktemp("simt"))
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    target = tmp_path_factory.mktemp("simt") / "self_test.so"
-    return ctypes.CDLL(str(compiled("csrc/simt/self_test.cu", target, "-fPIC", "-shared")))
+    return simt.library("csrc/simt/self_test.cu", tmp_path_factory.mktemp("simt"))
 
 
 def simt_topk(kernels, logits: Tensor, k: int, seed: int, *, rows=None, step=0, reversed_lanes=False, host_seed=False):
     """ops.gumbel_topk's result from the CUDA kernels."""
     entry = kernels.gumbel_topk_f32 if logits.dtype == torch.float32 else kernels.gumbel_topk_f64
-    entry.restype = ctypes.c_char_p
     count, items = logits.shape
     rows = torch.arange(count) if rows is None else rows
     seed_tensor = torch.tensor(seed)
     values = torch.full((count, k), 123.0, dtype=logits.dtype)
     indices = torch.full((count, k), 123)
     sizes = [ctypes.c_int64(n) for n in (step, count, items, k)]
-    error = entry(
-        int(reversed_lanes), pointer(logits), pointer(rows), pointer(seed_tensor), int(host_seed), *sizes,
+    simt.run(
+        entry, int(reversed_lanes), pointer(logits), pointer(rows), pointer(seed_tensor), int(host_seed), *sizes,
         pointer(values), pointer(indices),
     )  # fmt: skip
-    assert error is None, error
     return values, indices
 
 
@@ -49,14 +46,7 @@ def random_logits(rows: int, items: int, dtype: torch.dtype) -> Tensor:
 
 
 def assert_same_draws(drawn, expected):
-    (values, indices), (expected_values, expected_indices) = drawn, expected
-    tolerance = 5e-6 if values.dtype == torch.float32 else 1e-12
-    torch.testing.assert_close(values, expected_values, rtol=0, atol=tolerance)
-    # Arrivals closer than the arithmetic may change places.
-    gaps = torch.nn.functional.pad(-expected_values.diff(dim=1), (1, 1), value=torch.inf)
-    tied = torch.minimum(gaps[:, 1:], gaps[:, :-1]) < tolerance
-    assert bool(((indices == expected_indices) | tied).all())
-    assert tied.double().mean() < 0.01
+    simt.assert_same_draws(drawn, expected, 5e-6 if drawn[0].dtype == torch.float32 else 1e-12)
 
 
 @ORDERS
@@ -222,9 +212,7 @@ def test_launches_of_impossible_size(small, threads, blocks):
 
 @pytest.fixture(scope="module")
 def address_check(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("simt")
-    needs_address_sanitizer(folder)
-    return compiled("csrc/simt/address_check.cpp", folder / "address_check", "-fsanitize=address")
+    return simt.with_address_check("csrc/simt/address_check.cpp", tmp_path_factory.mktemp("simt"))
 
 
 def test_no_address_outside_the_buffers(address_check):

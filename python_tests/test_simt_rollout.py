@@ -5,16 +5,17 @@ import itertools
 import subprocess
 
 import pytest
+import simt
 import torch
 from settings import CAP, ITEMS, Setting
-from simt import compiled, needs_address_sanitizer, needs_compiler, pointer
+from simt import pointer
 from torch import Tensor
 
 from irecgan_ext import ops
 from irecgan_ext.models import Agent, Discriminator, UserModel
 from irecgan_ext.types import BOS, PAD
 
-pytestmark = needs_compiler
+pytestmark = simt.NEEDS_COMPILER
 
 SAMPLES = ("slates", "clicks", "rewards", "lengths", "censored")
 SHARED_BYTES = 227 * 1024  # of an H200's thread block
@@ -23,8 +24,7 @@ PATHS = pytest.mark.parametrize("path", ["small", "steps"])
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory):
-    target = tmp_path_factory.mktemp("simt") / "rollout.so"
-    return ctypes.CDLL(str(compiled("csrc/simt/rollout.cpp", target, "-fPIC", "-shared")))
+    return simt.library("csrc/simt/rollout.cpp", tmp_path_factory.mktemp("simt"))
 
 
 def numbers(*values: int):
@@ -58,9 +58,9 @@ def simt_rollout(
         torch.full((rows, cap), 9.0),
         torch.zeros(4, dtype=torch.int64),
     )
-    kernels.rollout.restype = ctypes.c_char_p
     shared = shared if shared is not None else SHARED_BYTES if path == "small" else 0
-    error = kernels.rollout(
+    simt.run(
+        kernels.rollout,
         int(reversed_lanes),
         numbers(
             len(given), a["reward"] == "binary", a["cell"] == "lstm", layers, items, count, rows, slate,
@@ -71,7 +71,6 @@ def simt_rollout(
         pointers(integers),
         *(pointer(t) for t in out),
     )  # fmt: skip
-    assert error is None, error
     return out
 
 
@@ -226,7 +225,6 @@ def test_a_completion_without_a_score_shows_in_q(kernels, path):
 
 
 def test_no_address_outside_the_buffers(tmp_path):
-    needs_address_sanitizer(tmp_path)
-    program = compiled("csrc/simt/rollout_address_check.cpp", tmp_path / "check", "-fsanitize=address")
+    program = simt.with_address_check("csrc/simt/rollout_address_check.cpp", tmp_path)
     done = subprocess.run([str(program)], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == "no errors\n", done.stdout + done.stderr
