@@ -91,7 +91,11 @@ EncoderSizes check_encoder(const std::vector<Tensor>& p, const std::string& name
                            size_t heads) {
   const size_t expected = 1 + 4 * static_cast<size_t>(sizes.layers) + heads;
   require(p.size() == expected, name, "hold " + std::to_string(expected) + " tensors", std::to_string(p.size()));
-  for (size_t i = 0; i < p.size(); ++i) check_dtype(p[i], ScalarType::Float, name + "[" + std::to_string(i) + "]");
+  for (size_t i = 0; i < p.size(); ++i) {
+    // The CUDA kernels convert bfloat16 parameters.
+    if (p[i].is_cuda() && p[i].scalar_type() == ScalarType::BFloat16) continue;
+    check_dtype(p[i], ScalarType::Float, name + "[" + std::to_string(i) + "]");
+  }
   require(p[0].dim() == 2, name + "[0]", "have 2 dimensions [C + 2, E]", shape(p[0]));
   require(p[2].dim() == 2, name + "[2]", "have 2 dimensions [G H, H]", shape(p[2]));
   const EncoderSizes encoder{p[0].size(1), p[2].size(1)};
