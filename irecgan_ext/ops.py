@@ -277,6 +277,13 @@ def rollout(
         generator, seed, impl: as in `gumbel_topk`.
         share: one state per distinct click history (the same samples, faster); False keeps one per session.
 
+    On a CUDA device the parameters may be bfloat16 (computed in float32), L is at most 8, and the host does not wait: the
+    launches depend on sizes alone, so that the call can be captured in a CUDA graph; a seed on the device is read there, and
+    replays draw anew if the seed tensor is rewritten. Nothing in the data can raise. A session that cannot go on, because
+    a model's output cannot be used or its row's start is out of range, ends at that step with click PAD, reward NaN and
+    censored; scores and q that would come of it are NaN. Small models (their states in half of the shared memory of a
+    multiprocessor) play in one kernel, where states are shared between a step's completions only; `work` says so.
+
     Raises:
         ValueError: an argument breaks its rule, or an agent's logits hold NaN, +inf or fewer than K finite entries (the
             reference does not look at the logits).

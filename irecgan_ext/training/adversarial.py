@@ -74,7 +74,7 @@ def update_user(run: Run, unit: Unit, logged: Trajectories, played: Rollout, rat
     fake, q = played.trajectories, _scores(played)
     if config.centre_q:
         q = torch.where(fake.step_mask(), q / q[fake.step_mask()].mean() - 1, 0.0)
-    order = torch.randperm(len(q), generator=unit.generator, device=q.device)
+    order = torch.randperm(len(q), generator=unit.generator)
     batches = list(minibatches(logged.lengths, config.user_batch, unit.generator))
     user.train()
     for index, part in zip(batches, order.tensor_split(len(batches))):
@@ -93,7 +93,7 @@ def update_agent(run: Run, unit: Unit, logged: Trajectories, played: Rollout, ra
     optimiser = run.optimiser("adversarial_agent", agent, rate, weight_decay=0.0)
     fake = played.trajectories
     weights = _agent_weights(run, played)
-    order = torch.randperm(len(fake), generator=unit.generator, device=weights.device)
+    order = torch.randperm(len(fake), generator=unit.generator)
     agent.train()
     for part in order.split(config.agent_batch):
         batch, weight = fake.select(part), weights[part]
@@ -121,7 +121,7 @@ def update_discriminator(run: Run, unit: Unit, logged: Trajectories, generated: 
     discriminator.train()
     real_order = torch.randperm(len(logged), generator=unit.generator).split(config.batch)
     fake_order = torch.randperm(len(generated), generator=unit.generator).split(config.batch)
-    right = torch.zeros(2)
+    right = torch.zeros(2, device=run.device)
     for real, fake in zip(real_order, fake_order):
         real_logits = discriminator(logged.select(real))
         fake_logits = discriminator(generated.select(fake))

@@ -38,7 +38,9 @@ def minibatches(lengths: Tensor, batch: int, generator: torch.Generator) -> Iter
     Args:
         lengths: [B] int64, steps of each session.
         batch: sessions per mini-batch.
+        generator: on the CPU, as the indices are, so that a seed gives the same mini-batches on every device.
     """
+    lengths = lengths.cpu()
     order = torch.randperm(len(lengths), generator=generator)
     chunks = []
     for pool in order.split(POOL * batch):
