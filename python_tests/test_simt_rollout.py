@@ -85,9 +85,7 @@ def assert_same(a: ops.RolloutOutput, b: ops.RolloutOutput) -> None:
 def mixed_prefix(setting: Setting, rows: int):
     """Rows that start from four states and symbols, at steps 0..4, with score sums; the last argument is state_index."""
     generator = torch.Generator().manual_seed(3)
-    states = [
-        0.5 * torch.randn(model.encoder.initial_state(4).shape, generator=generator) for model in setting.models
-    ]
+    states = [0.5 * torch.randn(model.encoder.initial_state(4).shape, generator=generator) for model in setting.models]
     index = torch.randint(4, (rows,), generator=generator)
     steps = torch.randint(CAP - 1, (rows,), generator=generator)
     sums = torch.randn(rows, generator=generator) * steps
@@ -196,7 +194,9 @@ def test_rows_that_cannot_start_or_go_on(kernels, path):
     bad = {name: arguments[name].clone() for name in ("symbols", "steps", "state_index")}
     bad["symbols"][0], bad["steps"][1], bad["state_index"][2] = ITEMS, CAP, 1
     out = simt_rollout(kernels, arguments | bad, path=path)
-    assert bool(out.rewards[:3, 0].isnan().all()) and bool(out.scores[:3].isnan().all()) and bool(out.censored[:3].all())
+    assert (
+        bool(out.rewards[:3, 0].isnan().all()) and bool(out.scores[:3].isnan().all()) and bool(out.censored[:3].all())
+    )
     assert out.lengths[:3].tolist() == [1, 1, 1] and bool((out.clicks[:3] == PAD).all())
     assert torch.equal(out.clicks[3:], good.clicks[3:]) and torch.equal(out.slates[3:], good.slates[3:])
 
