@@ -97,7 +97,7 @@ def passed(junit: Path) -> int:
     return good
 
 
-def verify(op: str, junit: Path, path: Path) -> None:
+def verify(op: str, junit: Path, path: Path, sanitizer: str) -> None:
     """Record that an op's kernels, as they are now, passed the tests of a pytest report on this GPU.
 
     Raises:
@@ -112,6 +112,7 @@ def verify(op: str, junit: Path, path: Path) -> None:
         "commit": irecgan_ext.build_info()["commit"],
         "torch": torch.__version__,
         "tests_passed": passed(junit),
+        "sanitizer": sanitizer,
     }
     path.write_text(json.dumps({**read_record(path), op: entry}, indent=1, sort_keys=True) + "\n")
 
@@ -120,6 +121,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.status", description=__doc__.splitlines()[0])
     parser.add_argument("--verify", choices=SOURCES, metavar="OP", help="record that this op's tests passed here")
     parser.add_argument("--tests", type=Path, metavar="XML", help="pytest's report of those tests (--junit-xml)")
+    parser.add_argument("--sanitizer", default="not run", metavar="TEXT", help="which of its checks passed as well")
     parser.add_argument(
         "--record", type=Path, default=RECORD, metavar="JSON", help="default bench/results/verified.json"
     )
@@ -130,7 +132,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if options.tests is None:
         parser.error("--verify needs --tests")
     try:
-        verify(options.verify, options.tests, options.record)
+        verify(options.verify, options.tests, options.record, options.sanitizer)
     except (ValueError, OSError, ElementTree.ParseError) as error:
         parser.error(str(error))
     return 0

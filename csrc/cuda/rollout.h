@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "noise_key.h"
+
 namespace irecgan::cuda {
 
 constexpr int kMaxLayers = 8;
@@ -54,11 +56,9 @@ struct Rollout {
   const int64_t* state_index;  // [R] in 0..S-1
   const int64_t* symbols;      // [R] BOS or an item
   const int64_t* steps;        // [R] in 0..W-1
-  const int64_t* ids;          // [R] in 0..2^40 - 1
   const float* score_sums;     // [R]
 
-  const int64_t* device_seed;  // [], read when the kernels run; null: host_seed
-  int64_t host_seed;
+  NoiseKey key;         // rows: [R] global ids; the step is not used, each session has its own
   int64_t slate_size;   // K
   int64_t completions;  // N
   int64_t max_steps;    // W

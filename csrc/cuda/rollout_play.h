@@ -25,9 +25,11 @@ struct Played {
 };
 
 __device__ __forceinline__ Stream session_stream(const Rollout& op, const Session& s) {
-  const int64_t seed = op.device_seed == nullptr ? op.host_seed : *op.device_seed;
-  return Stream{static_cast<uint64_t>(seed), op.ids[s.root], static_cast<uint32_t>(s.step),
-                static_cast<uint32_t>(s.spawn), static_cast<uint32_t>(s.completion)};
+  Stream stream = row_stream(op.key, s.root);
+  stream.step = static_cast<uint32_t>(s.step);
+  stream.spawn = static_cast<uint32_t>(s.spawn);
+  stream.completion = static_cast<uint32_t>(s.completion);
+  return stream;
 }
 
 // Whether a row's start can be read; the host does not look at values on the device.

@@ -64,8 +64,7 @@ const char* rollout(int reversed, const int64_t* sizes, const int64_t* device, c
     op.state_index = rows[0];
     op.symbols = rows[1];
     op.steps = rows[2];
-    op.ids = rows[3];
-    op.device_seed = rows[4];
+    op.key = {rows[3], rows[4], 0, 0};
     std::vector<int64_t> q_sums(static_cast<size_t>(op.count * op.max_steps));
     op.slates = slates;
     op.clicks = clicks;

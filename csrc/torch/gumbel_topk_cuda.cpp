@@ -6,8 +6,7 @@
 
 #include "../cuda/gumbel_topk.h"
 #include "../math/race.h"
-#include "cuda_device.h"
-#include "tensors.h"
+#include "cuda_tensors.h"
 
 namespace irecgan {
 namespace {
@@ -26,10 +25,7 @@ void sample(const Tensor& logits, int64_t k, const Tensor& seed, const Tensor& r
 
   cuda::GumbelTopk<T> op{};
   op.logits = input.const_data_ptr<T>();
-  op.key.rows = row_ids.const_data_ptr<int64_t>();
-  op.key.device_seed = device_seed(seed);
-  op.key.host_seed = host_seed(seed);
-  op.key.step = step;
+  op.key = noise_key(row_ids, seed, step);
   op.count = input.size(0);
   op.items = input.size(1);
   op.k = k;
@@ -37,16 +33,15 @@ void sample(const Tensor& logits, int64_t k, const Tensor& seed, const Tensor& r
   op.taken = reinterpret_cast<uint64_t*>(taken.mutable_data_ptr<int64_t>());
   op.values = values.mutable_data_ptr<T>();
   op.indices = indices.mutable_data_ptr<int64_t>();
-  STD_CUDA_CHECK(cuda::launch_gumbel_topk(current_stream(logits.get_device_index()), op));
+  STD_CUDA_CHECK(cuda::launch_gumbel_topk(current_stream(logits), op));
 }
 
 // logits [R, C], seed [] on the CPU or the device, rows [R] -> values, indices [R, k].
 std::tuple<Tensor, Tensor> gumbel_topk(const Tensor& logits, int64_t k, const Tensor& seed, const Tensor& rows,
                                        int64_t step) {
   check_gumbel_topk(logits, k, seed, rows, step);
-  if (!logits.is_cuda()) fail("logits must be on a CUDA device where rows or seed are, got cpu");
-  require_device(rows, logits, "rows");
-  require_seed_device(seed, logits);
+  check_devices({"logits", logits}, {{"rows", rows}});
+  check_seed_device(seed, logits);
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
   Tensor values = torch::stable::new_empty(logits, {logits.size(0), k});
   Tensor indices = torch::stable::new_empty(logits, {logits.size(0), k}, ScalarType::Long);

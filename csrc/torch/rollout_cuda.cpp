@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "../cuda/rollout.h"
-#include "cuda_device.h"
+#include "cuda_tensors.h"
 #include "rollout_outputs.h"
 
 namespace irecgan {
@@ -58,25 +58,10 @@ cuda::Device device_of(int32_t index) {
   return {multiprocessors, shared, kScratchBytes};
 }
 
-void check_devices(const std::vector<Tensor>& user, const std::vector<Tensor>& agent,
-                   const std::vector<Tensor>& discriminator, const Tensor& agent_state,
-                   const Tensor& discriminator_state, const Tensor& state_index, const Tensor& symbols,
-                   const Tensor& steps, const Tensor& rows, const Tensor& score_sums, const Tensor& seed,
-                   const Tensor& like) {
-  if (!like.is_cuda()) fail("user_state must be on a CUDA device where other arguments are, got cpu");
-  for (const auto& [tensors, name] : {std::pair{&user, "user"}, {&agent, "agent"}, {&discriminator, "discriminator"}}) {
-    for (size_t i = 0; i < tensors->size(); ++i)
-      require_device((*tensors)[i], like, std::string(name) + "[" + std::to_string(i) + "]");
-  }
-  for (const auto& [tensor, name] : {std::pair{&agent_state, "agent_state"},
-                                     {&state_index, "state_index"},
-                                     {&symbols, "symbols"},
-                                     {&steps, "steps"},
-                                     {&rows, "rows"},
-                                     {&score_sums, "score_sums"}})
-    require_device(*tensor, like, name);
-  if (!discriminator.empty()) require_device(discriminator_state, like, "discriminator_state");
-  require_seed_device(seed, like);
+// A model's parameters, on the device of `like`.
+void check_model_device(const std::vector<Tensor>& parameters, const std::string& name, const Tensor& like) {
+  for (size_t i = 0; i < parameters.size(); ++i)
+    check_devices({"user_state", like}, {{(name + "[" + std::to_string(i) + "]").c_str(), parameters[i]}});
 }
 
 RolloutResult rollout(const std::vector<Tensor>& user, const std::vector<Tensor>& agent,
@@ -88,8 +73,17 @@ RolloutResult rollout(const std::vector<Tensor>& user, const std::vector<Tensor>
   const RolloutSizes sizes =
       check_rollout(user, agent, discriminator, user_state, agent_state, discriminator_state, state_index, symbols,
                     steps, rows, score_sums, seed, cell, reward, slate_size, completions, max_steps);
-  check_devices(user, agent, discriminator, agent_state, discriminator_state, state_index, symbols, steps, rows,
-                score_sums, seed, user_state);
+  check_devices({"user_state", user_state}, {{"agent_state", agent_state},
+                                             {"state_index", state_index},
+                                             {"symbols", symbols},
+                                             {"steps", steps},
+                                             {"rows", rows},
+                                             {"score_sums", score_sums}});
+  check_model_device(user, "user", user_state);
+  check_model_device(agent, "agent", user_state);
+  check_model_device(discriminator, "discriminator", user_state);
+  if (!discriminator.empty()) check_devices({"user_state", user_state}, {{"discriminator_state", discriminator_state}});
+  check_seed_device(seed, user_state);
   if (sizes.layers > cuda::kMaxLayers)
     fail("user_state must have at most " + std::to_string(cuda::kMaxLayers) + " layers on CUDA devices, got " +
          std::to_string(sizes.layers));
@@ -119,10 +113,8 @@ RolloutResult rollout(const std::vector<Tensor>& user, const std::vector<Tensor>
   op.state_index = starts[0].const_data_ptr<int64_t>();
   op.symbols = starts[1].const_data_ptr<int64_t>();
   op.steps = starts[2].const_data_ptr<int64_t>();
-  op.ids = starts[3].const_data_ptr<int64_t>();
   op.score_sums = starts[4].const_data_ptr<float>();
-  op.device_seed = device_seed(seed);
-  op.host_seed = host_seed(seed);
+  op.key = noise_key(starts[3], seed, 0);
   op.slate_size = slate_size;
   op.completions = completions;
   op.max_steps = max_steps;
@@ -145,7 +137,7 @@ RolloutResult rollout(const std::vector<Tensor>& user, const std::vector<Tensor>
   // Torch's allocator aligns to 512 bytes and orders the memory's reuse after the kernels on this stream.
   Tensor scratch =
       torch::stable::new_empty(user_state, {(cuda::rollout_scratch_bytes(op, on) + 7) / 8}, ScalarType::Long);
-  STD_CUDA_CHECK(cuda::launch_rollout(current_stream(device), op, on, scratch.mutable_data_ptr<int64_t>()));
+  STD_CUDA_CHECK(cuda::launch_rollout(current_stream(user_state), op, on, scratch.mutable_data_ptr<int64_t>()));
   return result;
 }
 
