@@ -87,6 +87,8 @@ RolloutResult rollout(const std::vector<Tensor>& user, const std::vector<Tensor>
   if (sizes.layers > cuda::kMaxLayers)
     fail("user_state must have at most " + std::to_string(cuda::kMaxLayers) + " layers on CUDA devices, got " +
          std::to_string(sizes.layers));
+  if (sizes.states == 0 && sizes.rows > 0)
+    fail("user_state must hold at least one state [Z, L, S, H] for rows to start from, got 0");
   if (1 + completions * (max_steps - 1) > kMaxSessions)
     fail("completions must be at most 2^30 / max_steps on CUDA devices, got " + std::to_string(completions));
   const int32_t device = user_state.get_device_index();
