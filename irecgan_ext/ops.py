@@ -146,16 +146,21 @@ def linear_gumbel_topk(
     the few blocks that win are projected again. Extra memory: 1/32 of the logits' bytes, and as much again with `exclude`
     or `mask`.
 
+    On a CUDA device hidden, weight and bias may be bfloat16 (sums are in float32); float32 is multiplied in three tf32
+    products, about as exact as float32 itself. Extra memory there: 3/32 of the float32 logits' bytes, and 1/32 with `exclude`
+    or `mask`. As in `gumbel_topk`, nothing in the data can raise there: a row with NaN or +inf gets values and logsumexp NaN
+    and indices -1, draws beyond a row's finite logits are (-inf, -1), and entries of `exclude` outside 0..C-1 name nothing.
+
     Args:
         hidden: [R, H] float32.
-        weight: [C, H] float32. bias: [C] float32 or None.
+        weight: [C, H], bias: [C] or None, of hidden's dtype.
         k: draws per row, 1..C, and at most the number of items that may be drawn.
         generator, seed, rows, step, impl: as in `gumbel_topk`.
         exclude: [R, X] int64, items of each row that are not drawn (already shown, say), padded with PAD.
         mask: [C] or [R, C] bool, False for items that are not drawn.
 
     Raises:
-        ValueError: an argument breaks its rule, a logit is NaN or +inf, or a row has fewer than k finite logits (the
+        ValueError: an argument breaks its rule, or (CPU) a logit is NaN or +inf, or a row has fewer than k finite logits (the
             reference does not look at the logits).
     """
     _check_impl(impl)
@@ -185,10 +190,15 @@ def linear_log_prob(
 
     The op makes four matrix products where PyTorch makes three. Where C is large it saves memory, and time if H is small.
 
+    On a CUDA device hidden, weight and bias may be bfloat16 (sums are in float32; the gradients of the logits are rounded to
+    bfloat16 before their products, as PyTorch's are), and nothing is left out. There the forward pass keeps 1/32 of the
+    float32 logits' bytes, the backward pass two panels of at most 2^24 gradients; nothing in the data can raise: a row whose
+    logits hold NaN, +inf or only -inf, or whose target is not below C, gets NaN, and so do its gradients.
+
     Args:
         hidden: [R, H] float32.
-        weight: [C, H] float32.
-        bias: [C] float32, or None for none; -inf excludes an item.
+        weight: [C, H], of hidden's dtype.
+        bias: [C], of hidden's dtype, or None for none; -inf excludes an item.
         targets: [R] int64, items in 0..C-1; a row with `PAD` has log-probability 0, no gradient, and is not computed.
         impl: "native" (any number of threads gives the same bits), or "reference" for the plain PyTorch twin.
 
@@ -196,7 +206,7 @@ def linear_log_prob(
         [R] float32.
 
     Raises:
-        ValueError: an argument breaks its rule, or a row that counts has a logit of NaN or +inf, or none but -inf (the
+        ValueError: an argument breaks its rule, or (CPU) a row that counts has a logit of NaN or +inf, or none but -inf (the
             reference does not look at the logits).
         RuntimeError: a second derivative is asked of the native op.
     """
@@ -325,8 +335,9 @@ def _gumbel_topk_fake(logits: Tensor, k: int, seed: Tensor, rows: Tensor, step: 
 def _linear_gumbel_topk_fake(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, k: int, *_: Any
 ) -> tuple[Tensor, ...]:
-    rows = hidden.shape[0]
-    return hidden.new_empty((rows, k)), hidden.new_empty((rows, k), dtype=torch.int64), hidden.new_empty((rows,))
+    rows, f32 = hidden.shape[0], torch.float32  # bfloat16 layers give float32 too
+    indices = hidden.new_empty((rows, k), dtype=torch.int64)
+    return hidden.new_empty((rows, k), dtype=f32), indices, hidden.new_empty((rows,), dtype=f32)
 
 
 @torch.library.register_fake("irecgan_ext::rollout")
@@ -353,7 +364,8 @@ def _rollout_fake(user, agent, discriminator, user_state, *args):  # type: ignor
 def _linear_log_prob_fake(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, Tensor]:
-    return hidden.new_empty(hidden.shape[:1]), hidden.new_empty(hidden.shape[:1], dtype=torch.float64)
+    rows = hidden.shape[:1]
+    return hidden.new_empty(rows, dtype=torch.float32), hidden.new_empty(rows, dtype=torch.float64)
 
 
 @torch.library.register_fake("irecgan_ext::linear_log_prob_backward")

@@ -1,10 +1,12 @@
 """Compiles the CUDA sources for the host (csrc/simt), for the tests that run them there."""
 
 import ctypes
+import functools
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,25 +22,30 @@ NEEDS_COMPILER = pytest.mark.skipif(
 )
 
 
-def compiled(source: str, target: Path, *flags: str) -> Path:
-    command = [str(COMPILER), *FLAGS, *flags, "-x", "c++", str(ROOT / source), "-o", str(target)]
-    done = subprocess.run(command, capture_output=True, text=True)
+_built = tempfile.TemporaryDirectory(prefix="simt-")
+
+
+@functools.cache
+def compiled(sources: tuple[str, ...], *flags: str) -> Path:
+    """Path of the compiled sources; each combination is compiled once."""
+    target = Path(tempfile.mkdtemp(dir=_built.name)) / Path(sources[0]).stem
+    command = [str(COMPILER), *FLAGS, *flags, "-x", "c++", *(str(ROOT / source) for source in sources)]
+    done = subprocess.run([*command, "-o", str(target)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return target
 
 
-def library(source: str, folder: Path, *flags: str) -> ctypes.CDLL:
-    """The C functions of a source in csrc/simt."""
-    return ctypes.CDLL(str(compiled(source, folder / f"{Path(source).stem}.so", "-fPIC", "-shared", *flags)))
+def library(*sources: str, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
+    """The C functions of sources in csrc."""
+    return ctypes.CDLL(str(compiled(sources, "-fPIC", "-shared", *flags)))
 
 
-def with_address_check(source: str, folder: Path) -> Path:
+def with_address_check(*sources: str) -> Path:
     """The program compiled under AddressSanitizer; skips the test where the compiler has none."""
-    (folder / "empty.cpp").write_text("int main() {}\n")
-    probe = [str(COMPILER), "-fsanitize=address", str(folder / "empty.cpp"), "-o", str(folder / "empty")]
-    if subprocess.run(probe, capture_output=True).returncode != 0:
+    probe = [str(COMPILER), "-fsanitize=address", "-x", "c++", "-", "-o", f"{_built.name}/empty"]
+    if subprocess.run(probe, input=b"int main() {}\n", capture_output=True).returncode != 0:
         pytest.skip("the compiler has no AddressSanitizer")
-    return compiled(source, folder / Path(source).stem, "-fsanitize=address")
+    return compiled(sources, "-fsanitize=address")
 
 
 def pointer(t: Tensor | None) -> ctypes.c_void_p:

@@ -16,13 +16,13 @@ pytestmark = simt.NEEDS_COMPILER
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory):
-    return simt.library("csrc/simt/gumbel_topk.cpp", tmp_path_factory.mktemp("simt"))
+def kernels():
+    return simt.library("csrc/simt/gumbel_topk.cpp")
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    return simt.library("csrc/simt/self_test.cu", tmp_path_factory.mktemp("simt"))
+def small():
+    return simt.library("csrc/simt/self_test.cu")
 
 
 def simt_topk(kernels, logits: Tensor, k: int, seed: int, *, rows=None, step=0, reversed_lanes=False, host_seed=False):
@@ -211,8 +211,8 @@ def test_launches_of_impossible_size(small, threads, blocks):
 
 
 @pytest.fixture(scope="module")
-def address_check(tmp_path_factory):
-    return simt.with_address_check("csrc/simt/address_check.cpp", tmp_path_factory.mktemp("simt"))
+def address_check():
+    return simt.with_address_check("csrc/simt/address_check.cpp")
 
 
 def test_no_address_outside_the_buffers(address_check):

@@ -12,7 +12,7 @@ from irecgan_ext import ops
 from irecgan_ext.types import PAD
 
 pytestmark = simt.NEEDS_COMPILER
-SOURCE = "csrc/simt/linear_gumbel_topk.cpp"
+SOURCES = ("csrc/simt/linear_gumbel_topk.cpp", "csrc/cuda/linear_stats.cu")
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 
 
@@ -28,14 +28,14 @@ class Draws(ctypes.Structure):
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory):
-    return simt.library(SOURCE, tmp_path_factory.mktemp("simt"))
+def kernels():
+    return simt.library(*SOURCES)
 
 
 @pytest.fixture(scope="module")
-def shuffled(tmp_path_factory):
+def shuffled():
     """The same without tensor cores and asynchronous copies."""
-    return simt.library(SOURCE, tmp_path_factory.mktemp("simt"), "-DIRECGAN_NO_TENSOR_CORES")
+    return simt.library(*SOURCES, flags=("-DIRECGAN_NO_TENSOR_CORES",))
 
 
 def layer(rows: int, width: int, items: int, dtype=torch.float32, bias: bool = True):

@@ -1,6 +1,7 @@
 """csrc/cuda/linear_log_prob.cu and its backward, run on the host by csrc/simt: the values of the CPU op and float64."""
 
 import ctypes
+import subprocess
 
 import pytest
 import simt
@@ -29,8 +30,8 @@ class Gradients(ctypes.Structure):
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory):
-    return simt.library("csrc/simt/linear_log_prob.cpp", tmp_path_factory.mktemp("simt"))
+def kernels():
+    return simt.library("csrc/simt/linear_log_prob.cpp", "csrc/cuda/linear_stats.cu")
 
 
 def problem(rows: int, width: int, items: int, dtype=torch.float32, bias: bool = True, scale: float = 1.0):
@@ -180,3 +181,10 @@ def test_excluded_items(kernels):
     for ours, other in zip(mine, autograd(cross_entropy, *arguments, torch.float32)):
         torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-6)
     assert bool(run(kernels, hidden, weight, torch.full_like(bias, -torch.inf), targets, grad)[0].isnan().all())
+
+
+def test_no_address_outside_the_buffers():
+    """Of either linear op, at ragged sizes, in both lane orders."""
+    program = simt.with_address_check("csrc/simt/linear_address_check.cpp", "csrc/cuda/linear_stats.cu")
+    done = subprocess.run([str(program)], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "no errors\n", done.stdout + done.stderr

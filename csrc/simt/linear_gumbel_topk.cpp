@@ -1,7 +1,7 @@
-// csrc/cuda/linear_gumbel_topk.cu on the host, behind C functions for python_tests/test_simt_linear_gumbel_topk.py.
+// csrc/cuda/linear_gumbel_topk.cu on the host, behind C functions for python_tests/test_simt_linear_gumbel_topk.py. To
+// be linked with csrc/cuda/linear_stats.cu.
 #include "../cuda/linear_gumbel_topk.cu"
 
-#include "../cuda/linear_stats.cu"
 #include "entry.h"
 
 namespace {

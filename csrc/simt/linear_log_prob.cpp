@@ -1,9 +1,8 @@
 // csrc/cuda/linear_log_prob.cu and its backward on the host, behind C functions for
-// python_tests/test_simt_linear_log_prob.py.
+// python_tests/test_simt_linear_log_prob.py. To be linked with csrc/cuda/linear_stats.cu.
 #include "../cuda/linear_log_prob.cu"
 
 #include "../cuda/linear_log_prob_backward.cu"
-#include "../cuda/linear_stats.cu"
 #include "entry.h"
 
 namespace {
