@@ -23,8 +23,8 @@ PATHS = pytest.mark.parametrize("path", ["small", "steps"])
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory):
-    return simt.library("csrc/simt/rollout.cpp", tmp_path_factory.mktemp("simt"))
+def kernels():
+    return simt.library("csrc/simt/rollout.cpp")
 
 
 def numbers(*values: int):
@@ -224,7 +224,7 @@ def test_a_completion_without_a_score_shows_in_q(kernels, path):
     assert bool(out.scores[shown].isnan().all()) and not bool(out.scores[~shown].isnan().any())
 
 
-def test_no_address_outside_the_buffers(tmp_path):
-    program = simt.with_address_check("csrc/simt/rollout_address_check.cpp", tmp_path)
+def test_no_address_outside_the_buffers():
+    program = simt.with_address_check("csrc/simt/rollout_address_check.cpp")
     done = subprocess.run([str(program)], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == "no errors\n", done.stdout + done.stderr
