@@ -5,6 +5,7 @@ import ctypes
 import pytest
 import simt
 import torch
+from linear_problems import cpu_draws, layer
 from simt import ORDERS, pointer
 from torch import Tensor
 
@@ -38,13 +39,6 @@ def shuffled():
     return simt.library(*SOURCES, flags=("-DIRECGAN_NO_TENSOR_CORES",))
 
 
-def layer(rows: int, width: int, items: int, dtype=torch.float32, bias: bool = True):
-    generator = torch.Generator().manual_seed(rows + 7 * width + 13 * items)
-    hidden = torch.randn(rows, width, generator=generator).to(dtype)
-    weight = (torch.randn(items, width, generator=generator) / max(1, width) ** 0.5).to(dtype)
-    return hidden, weight, torch.randn(items, generator=generator).to(dtype) if bias else None
-
-
 def simt_draws(
     kernels, hidden: Tensor, weight: Tensor, bias: Tensor | None, k: int, *, seed: int,
     rows=None, step=0, exclude=None, mask=None, reversed_lanes=False,
@@ -63,11 +57,6 @@ def simt_draws(
         entry, int(reversed_lanes), *map(pointer, (hidden, weight, bias, sizes)), ctypes.byref(draws)
     )  # fmt: skip
     return out
-
-
-def cpu_draws(hidden: Tensor, weight: Tensor, bias: Tensor | None, k: int, **options) -> ops.LinearDraws:
-    """The CPU op on the same numbers in float32: products of bfloat16 are exact there."""
-    return ops.linear_gumbel_topk(hidden.float(), weight.float(), None if bias is None else bias.float(), k, **options)
 
 
 def assert_same(drawn: ops.LinearDraws, expected: ops.LinearDraws, tolerance: float = 1e-5) -> None:
