@@ -25,6 +25,8 @@ def assert_same(drawn: ops.LinearDraws, expected: ops.LinearDraws) -> None:
     assert drawn.values.dtype == drawn.logsumexp.dtype == torch.float32
     assert_same_draws(drawn, expected, tolerance=3e-5)
     torch.testing.assert_close(drawn.logsumexp.cpu(), expected.logsumexp, rtol=1e-6, atol=1e-5)
+    same = (drawn.indices.cpu() == expected.indices).all(1) if len(expected.log_prob) else slice(0, 0)
+    torch.testing.assert_close(drawn.log_prob.cpu()[same], expected.log_prob[same], rtol=1e-5, atol=1e-4)
 
 
 @DTYPES
@@ -33,8 +35,8 @@ def assert_same(drawn: ops.LinearDraws, expected: ops.LinearDraws) -> None:
 def test_draws_of_the_cpu_op(rows, width, items, dtype):
     arguments = layer(rows, width, items, dtype, bias=rows != 5)
     for k in sorted({min(k, items) for k in (1, 10)}):
-        drawn = ops.linear_gumbel_topk(*on_gpu(*arguments), k, seed=k, step=3)
-        assert_same(drawn, cpu_draws(*arguments, k, seed=k, step=3))
+        options = {"seed": k, "step": 3, "log_prob": k > 1}
+        assert_same(ops.linear_gumbel_topk(*on_gpu(*arguments), k, **options), cpu_draws(*arguments, k, **options))
 
 
 @DTYPES
@@ -74,7 +76,9 @@ def test_strided_inputs_and_no_rows():
 def test_rows_that_cannot_be_drawn():
     hidden, weight, bias = torch.ones(2, 4), torch.ones(130, 4), torch.full((130,), -torch.inf)
     hidden[0, 1], bias[5] = torch.nan, 0.0
-    values, indices, logsumexp = ops.linear_gumbel_topk(*on_gpu(hidden, weight, bias), 3, seed=1)
+    gpu = on_gpu(hidden, weight, bias)
+    values, indices, logsumexp, log_prob = ops.linear_gumbel_topk(*gpu, 3, seed=1, log_prob=True)
+    assert bool(log_prob.isnan().all())
     assert bool(values[0].isnan().all()) and indices.tolist() == [[-1] * 3, [5, -1, -1]]
     assert bool(logsumexp[0].isnan()) and abs(logsumexp[1].item() - 4.0) < 1e-5
 
@@ -158,5 +162,5 @@ def test_bad_arguments():
 def test_opcheck(dtype):
     hidden, weight, bias = on_gpu(*layer(3, 8, 70, dtype))
     exclude = torch.tensor([[1], [-1], [3]], device="cuda")
-    args = (hidden, weight, bias, 4, torch.tensor(5), torch.arange(3, device="cuda"), 0, exclude, None)
+    args = (hidden, weight, bias, 4, torch.tensor(5), torch.arange(3, device="cuda"), 0, exclude, None, True)
     torch.library.opcheck(torch.ops.irecgan_ext.linear_gumbel_topk.default, args)

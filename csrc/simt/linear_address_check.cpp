@@ -27,8 +27,9 @@ const char* run_all(int64_t rows, int64_t items, int64_t width, bool reversed) {
   std::vector<float> values(static_cast<size_t>(rows * k)), log_prob(ids.size()), grad = ones<float>(rows);
   std::vector<int64_t> indices(values.size());
   std::vector<double> log_sum_exp(ids.size());
-  const LinearDraws draws{ids.data(),     &seed,          0, k, exclude.data(), 1, mask.get(), 0, values.data(),
-                          indices.data(), log_prob.data()};
+  const LinearDraws draws{
+      ids.data(),      &seed,          0, k, exclude.data(), 1, mask.get(), 0, values.data(), indices.data(),
+      log_prob.data(), log_prob.data()};
   if (const char* error = run_linear<T>(reversed, layer, draws)) return error;
   for (const int64_t i : indices)
     if (i < 0 || i >= items) return "an item outside the catalogue";
