@@ -15,7 +15,7 @@ from irecgan_ext import _C, reference
 Impl = Literal["native", "reference"]
 
 _ops = torch.ops.irecgan_ext
-_SCHEMA = 2
+_SCHEMA = 3
 if _C.SCHEMA != _SCHEMA:
     raise ImportError(
         f"the compiled module has schema {_C.SCHEMA}, this checkout needs {_SCHEMA}: run pip install . again"
@@ -118,11 +118,13 @@ class LinearDraws(NamedTuple):
         values: [R, k] float32, the perturbed logits in descending order.
         indices: [R, k] int64.
         logsumexp: [R] float32, of the logits of the items that may be drawn: log pi(i) = logit_i - logsumexp.
+        log_prob: [R] float32, exact Plackett-Luce log-probability of each ordered slate; [0] unless asked for.
     """
 
     values: Tensor
     indices: Tensor
     logsumexp: Tensor
+    log_prob: Tensor
 
 
 def linear_gumbel_topk(
@@ -137,6 +139,7 @@ def linear_gumbel_topk(
     step: int = 0,
     exclude: Tensor | None = None,
     mask: Tensor | None = None,
+    log_prob: bool = False,
     impl: Impl = "native",
 ) -> LinearDraws:
     """`gumbel_topk` of a linear layer's outputs, which are never in memory.
@@ -149,7 +152,8 @@ def linear_gumbel_topk(
     On a CUDA device hidden, weight and bias may be bfloat16 (sums are in float32); float32 is multiplied in three tf32
     products, about as exact as float32 itself. Extra memory there: 3/32 of the float32 logits' bytes, and 1/32 with `exclude`
     or `mask`. As in `gumbel_topk`, nothing in the data can raise there: a row with NaN or +inf gets values and logsumexp NaN
-    and indices -1, draws beyond a row's finite logits are (-inf, -1), and entries of `exclude` outside 0..C-1 name nothing.
+    and indices -1, draws beyond a row's finite logits are (-inf, -1), the log-probability of such slates is NaN, and entries of
+    `exclude` outside 0..C-1 name nothing.
 
     Args:
         hidden: [R, H] float32.
@@ -158,6 +162,8 @@ def linear_gumbel_topk(
         generator, seed, rows, step, impl: as in `gumbel_topk`.
         exclude: [R, X] int64, items of each row that are not drawn (already shown, say), padded with PAD.
         mask: [C] or [R, C] bool, False for items that are not drawn.
+        log_prob: return the slates' log-probabilities too, sum_j log (w_{a_j} / (w of all items but a_1..a_{j-1})). Costs the
+            projection of the slate's blocks once more; nothing is subtracted, so it holds when one item dominates.
 
     Raises:
         ValueError: an argument breaks its rule, or (CPU) a logit is NaN or +inf, or a row has fewer than k finite logits (the
@@ -165,7 +171,7 @@ def linear_gumbel_topk(
     """
     _check_impl(impl)
     row_ids = torch.arange(hidden.shape[:1].numel(), device=hidden.device) if rows is None else rows
-    args = (hidden, weight, bias, k, draw_seed(generator, seed), row_ids, step, exclude, mask)
+    args = (hidden, weight, bias, k, draw_seed(generator, seed), row_ids, step, exclude, mask, log_prob)
     if impl == "native":
         return LinearDraws(*_call(_ops.linear_gumbel_topk, *args))
     _call(_ops.check_linear_gumbel_topk, *args)
@@ -333,11 +339,14 @@ def _gumbel_topk_fake(logits: Tensor, k: int, seed: Tensor, rows: Tensor, step: 
 
 @torch.library.register_fake("irecgan_ext::linear_gumbel_topk")
 def _linear_gumbel_topk_fake(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, k: int, *_: Any
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, k: int, *rest: Any
 ) -> tuple[Tensor, ...]:
-    rows, f32 = hidden.shape[0], torch.float32  # bfloat16 layers give float32 too
-    indices = hidden.new_empty((rows, k), dtype=torch.int64)
-    return hidden.new_empty((rows, k), dtype=f32), indices, hidden.new_empty((rows,), dtype=f32)
+    rows, log_prob = hidden.shape[0], rest[-1]
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:  # bfloat16 layers give float32 too
+        return hidden.new_empty(shape, dtype=dtype)
+
+    return empty(rows, k), empty(rows, k, dtype=torch.int64), empty(rows), empty(rows if log_prob else 0)
 
 
 @torch.library.register_fake("irecgan_ext::rollout")

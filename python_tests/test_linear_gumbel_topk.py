@@ -38,7 +38,8 @@ def test_equals_the_sampler_on_logits():
     x, weight, bias = layer(600, 40, 777)
     values, indices = ops.gumbel_topk(functional.linear(x, weight, bias), 12, seed=9)
     ours = ops.linear_gumbel_topk(x, weight, bias, 12, seed=9)
-    same_draws(ours, ops.LinearDraws(values, indices, functional.linear(x, weight, bias).logsumexp(1)))
+    logsumexp = functional.linear(x, weight, bias).logsumexp(1)
+    same_draws(ours, ops.LinearDraws(values, indices, logsumexp, torch.empty(0)))
 
 
 def test_every_item_in_turn():
@@ -61,6 +62,37 @@ def test_exclude_and_mask():
         assert not bool((ours.indices[:, :, None] == exclude[:, None, :]).any())
         if mask is not None:
             assert bool(mask.expand(300, 200).gather(1, ours.indices).all())
+
+
+@pytest.mark.parametrize(("items", "k"), [(1, 1), (64, 64), (130, 7), (1000, 12)])
+@pytest.mark.parametrize("restrict", [False, True])
+def test_log_prob_of_the_slates(items, k, restrict):
+    x, weight, bias = layer(50, 24, items)
+    exclude = torch.arange(50)[:, None] % items if restrict and items > k else None
+    args = {"seed": 8, "exclude": exclude, "log_prob": True}
+    ours = ops.linear_gumbel_topk(x, weight, bias, k, **args)
+    theirs = ops.linear_gumbel_topk(x, weight, bias, k, **args, impl="reference")
+    same = (ours.indices == theirs.indices).all(1)
+    assert int(same.sum()) >= 48
+    torch.testing.assert_close(ours.log_prob[same], theirs.log_prob[same], rtol=1e-5, atol=2e-5)
+    assert ops.linear_gumbel_topk(x, weight, bias, k, seed=8).log_prob.shape == (0,)
+
+
+def test_log_prob_where_one_item_dominates_or_little_is_left():
+    """Against float64: subtracting the drawn weights from their sum would leave nothing but rounding here."""
+    x, weight, _ = layer(1, 4, 200)
+    bias = torch.zeros(200)
+    bias[:3] = torch.tensor([300.0, 60.0, 20.0])
+    bias[100:] = -90.0
+    mask = torch.ones(200, dtype=torch.bool)
+    mask[20:100] = False  # so that the draws go on among items of weight exp(-390) beside the first one
+    ours = ops.linear_gumbel_topk(x, weight, bias, 25, seed=3, mask=mask, log_prob=True)
+    logits = functional.linear(x, weight, bias).double().masked_fill(~mask, -torch.inf)[0]
+    expected = 0.0
+    for item in ours.indices[0].tolist():
+        expected += float(logits[item] - logits.logsumexp(0))
+        logits[item] = -torch.inf
+    assert ours.log_prob[0].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_draws_follow_the_law():
@@ -125,4 +157,5 @@ def test_bad_arguments(change, message):
 def test_opcheck():
     x, weight, bias = layer(3, 8, 70)
     args = (x, weight, bias, 4, torch.tensor(5), torch.arange(3), 0, torch.tensor([[1], [-1], [3]]), None)
-    torch.library.opcheck(torch.ops.irecgan_ext.linear_gumbel_topk.default, args)
+    for log_prob in (False, True):
+        torch.library.opcheck(torch.ops.irecgan_ext.linear_gumbel_topk.default, (*args, log_prob))

@@ -5,6 +5,7 @@ import ctypes
 import pytest
 import simt
 import torch
+from linear_problems import cpu_draws, layer
 from simt import ORDERS, pointer
 from torch import Tensor
 
@@ -23,7 +24,7 @@ class Draws(ctypes.Structure):
         ("rows", ctypes.c_void_p), ("seed", ctypes.c_void_p), ("step", ctypes.c_int64), ("k", ctypes.c_int64),
         ("exclude", ctypes.c_void_p), ("exclude_width", ctypes.c_int64), ("mask", ctypes.c_void_p),
         ("mask_per_row", ctypes.c_int64), ("values", ctypes.c_void_p), ("indices", ctypes.c_void_p),
-        ("logsumexp", ctypes.c_void_p),
+        ("logsumexp", ctypes.c_void_p), ("log_prob", ctypes.c_void_p),
     ]  # fmt: skip
 
 
@@ -38,41 +39,33 @@ def shuffled():
     return simt.library(*SOURCES, flags=("-DIRECGAN_NO_TENSOR_CORES",))
 
 
-def layer(rows: int, width: int, items: int, dtype=torch.float32, bias: bool = True):
-    generator = torch.Generator().manual_seed(rows + 7 * width + 13 * items)
-    hidden = torch.randn(rows, width, generator=generator).to(dtype)
-    weight = (torch.randn(items, width, generator=generator) / max(1, width) ** 0.5).to(dtype)
-    return hidden, weight, torch.randn(items, generator=generator).to(dtype) if bias else None
-
-
 def simt_draws(
     kernels, hidden: Tensor, weight: Tensor, bias: Tensor | None, k: int, *, seed: int,
-    rows=None, step=0, exclude=None, mask=None, reversed_lanes=False,
+    rows=None, step=0, exclude=None, mask=None, log_prob=False, reversed_lanes=False,
 ) -> ops.LinearDraws:  # fmt: skip
     """ops.linear_gumbel_topk's result from the CUDA kernels."""
     entry = kernels.linear_gumbel_topk_f32 if hidden.dtype == torch.float32 else kernels.linear_gumbel_topk_bf16
     (count, width), items = hidden.shape, weight.shape[0]
     rows = torch.arange(count) if rows is None else rows
     seed_tensor, sizes = torch.tensor(seed), torch.tensor([count, items, width])
-    out = ops.LinearDraws(torch.full((count, k), 123.0), torch.full((count, k), 123), torch.full((count,), 123.0))
+    out = ops.LinearDraws(
+        torch.full((count, k), 123.0), torch.full((count, k), 123), torch.full((count,), 123.0),
+        torch.full((count if log_prob else 0,), 123.0),
+    )  # fmt: skip
     draws = Draws(
         pointer(rows), pointer(seed_tensor), step, k, pointer(exclude), 0 if exclude is None else exclude.shape[1],
-        pointer(mask), int(mask is not None and mask.dim() == 2), *map(pointer, out),
+        pointer(mask), int(mask is not None and mask.dim() == 2), *map(pointer, out[:3]),
+        pointer(out.log_prob if log_prob else None),
     )  # fmt: skip
-    simt.run(
-        entry, int(reversed_lanes), *map(pointer, (hidden, weight, bias, sizes)), ctypes.byref(draws)
-    )  # fmt: skip
+    simt.run(entry, int(reversed_lanes), *map(pointer, (hidden, weight, bias, sizes)), ctypes.byref(draws))
     return out
-
-
-def cpu_draws(hidden: Tensor, weight: Tensor, bias: Tensor | None, k: int, **options) -> ops.LinearDraws:
-    """The CPU op on the same numbers in float32: products of bfloat16 are exact there."""
-    return ops.linear_gumbel_topk(hidden.float(), weight.float(), None if bias is None else bias.float(), k, **options)
 
 
 def assert_same(drawn: ops.LinearDraws, expected: ops.LinearDraws, tolerance: float = 1e-5) -> None:
     simt.assert_same_draws(drawn, expected, tolerance)
     torch.testing.assert_close(drawn.logsumexp, expected.logsumexp, rtol=1e-6, atol=2e-6)
+    same = (drawn.indices == expected.indices).all(1) if len(expected.log_prob) else slice(0, 0)
+    torch.testing.assert_close(drawn.log_prob[same], expected.log_prob[same], rtol=1e-5, atol=1e-5)
 
 
 @DTYPES
@@ -84,8 +77,9 @@ def assert_same(drawn: ops.LinearDraws, expected: ops.LinearDraws, tolerance: fl
 def test_draws_of_the_cpu_op(kernels, rows, width, items, dtype, reversed_lanes):
     arguments = layer(rows, width, items, dtype, bias=rows != 5)
     for k in sorted({min(k, items) for k in (1, 10)}):
-        drawn = simt_draws(kernels, *arguments, k, seed=k, step=3, reversed_lanes=reversed_lanes)
-        assert_same(drawn, cpu_draws(*arguments, k, seed=k, step=3))
+        options = {"seed": k, "step": 3, "log_prob": k > 1}
+        drawn = simt_draws(kernels, *arguments, k, reversed_lanes=reversed_lanes, **options)
+        assert_same(drawn, cpu_draws(*arguments, k, **options))
 
 
 @DTYPES
@@ -123,8 +117,8 @@ def test_rows_that_are_not_aligned(kernels, dtype):
 @DTYPES
 def test_every_item_is_drawn_once(kernels, dtype):
     arguments = layer(3, 9, 130, dtype)
-    drawn = simt_draws(kernels, *arguments, 130, seed=9)
-    assert_same(drawn, cpu_draws(*arguments, 130, seed=9))
+    drawn = simt_draws(kernels, *arguments, 130, seed=9, log_prob=True)
+    assert_same(drawn, cpu_draws(*arguments, 130, seed=9, log_prob=True))
     assert torch.equal(drawn.indices.sort(1).values, torch.arange(130).expand(3, -1))
 
 
@@ -142,8 +136,8 @@ def test_exclude_and_mask(kernels, reversed_lanes):
         {"exclude": exclude, "mask": masks[1]},
         {"exclude": exclude[:, :0]},
     ):
-        drawn = simt_draws(kernels, *arguments, 8, seed=3, reversed_lanes=reversed_lanes, **options)
-        assert_same(drawn, cpu_draws(*arguments, 8, seed=3, **options))
+        drawn = simt_draws(kernels, *arguments, 8, seed=3, log_prob=True, reversed_lanes=reversed_lanes, **options)
+        assert_same(drawn, cpu_draws(*arguments, 8, seed=3, log_prob=True, **options))
 
 
 def test_exclusions_outside_the_catalogue_name_nothing(kernels):
@@ -174,7 +168,10 @@ def test_rows_that_cannot_be_drawn(kernels, dtype):
     bias[129] = 0.0
     mask = torch.ones(4, 130, dtype=torch.bool)
     mask[3] = False
-    values, indices, logsumexp = simt_draws(kernels, hidden, weight, bias, 5, seed=1, mask=mask)
+    values, indices, logsumexp, log_prob = simt_draws(
+        kernels, hidden, weight, bias, 5, seed=1, mask=mask, log_prob=True
+    )
+    assert bool(log_prob.isnan().all())
     assert bool(values[:2].isnan().all()) and bool((indices[:2] == -1).all()) and bool(logsumexp[:2].isnan().all())
     assert sorted(indices[2].tolist()) == [-1, 0, 1, 2, 129] and values[2, 4] == -torch.inf
     assert abs(logsumexp[2].item() - torch.tensor(4.0).log().item()) < 1e-6
@@ -187,9 +184,11 @@ def test_dominating_and_underflowing_items(kernels):
     places = [0, 65, 2, 67]
     weight.zero_()
     bias[places] = torch.tensor([0.0, -200.0, -300.0, -1e30])
-    drawn = simt_draws(kernels, hidden, weight, bias, 4, seed=8)
+    drawn = simt_draws(kernels, hidden, weight, bias, 4, seed=8, log_prob=True)
     assert torch.equal(drawn.indices, torch.tensor(places).expand(20, -1))
-    torch.testing.assert_close(drawn.values, cpu_draws(hidden, weight, bias, 4, seed=8).values)
+    expected = cpu_draws(hidden, weight, bias, 4, seed=8, log_prob=True)
+    torch.testing.assert_close(drawn.values, expected.values)
+    torch.testing.assert_close(drawn.log_prob, expected.log_prob, rtol=1e-5, atol=1e-12)
 
 
 def test_no_rows_and_no_columns(kernels):

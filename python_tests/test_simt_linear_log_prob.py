@@ -6,9 +6,8 @@ import subprocess
 import pytest
 import simt
 import torch
+from linear_problems import assert_as_exact_as_pytorch, autograd, cross_entropy, log_prob_problem
 from simt import ORDERS, pointer
-from torch import Tensor
-from torch.nn import functional
 
 from irecgan_ext import ops
 from irecgan_ext.types import PAD
@@ -16,7 +15,6 @@ from irecgan_ext.types import PAD
 pytestmark = simt.NEEDS_COMPILER
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 SIZES = [(1, 1, 1), (7, 5, 13), (127, 31, 257), (129, 64, 128), (3, 17, 1025), (257, 9, 130), (64, 40, 64)]
-EPSILON = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8}
 
 
 class Gradients(ctypes.Structure):
@@ -32,21 +30,6 @@ class Gradients(ctypes.Structure):
 @pytest.fixture(scope="module")
 def kernels():
     return simt.library("csrc/simt/linear_log_prob.cpp", "csrc/cuda/linear_stats.cu")
-
-
-def problem(rows: int, width: int, items: int, dtype=torch.float32, bias: bool = True, scale: float = 1.0):
-    """hidden, weight, bias, targets, and the incoming gradient."""
-    generator = torch.Generator().manual_seed(rows * items + width)
-    hidden = torch.randn(rows, width, generator=generator).to(dtype)
-    weight = (scale * torch.randn(items, width, generator=generator) / width**0.5).to(dtype)
-    shift = torch.randn(items, generator=generator).to(dtype) if bias else None
-    return (
-        hidden,
-        weight,
-        shift,
-        torch.randint(items, (rows,), generator=generator),
-        torch.randn(rows, generator=generator),
-    )
 
 
 def run(kernels, hidden, weight, bias, targets, grad, *, panel=(0, 0), wanted=(True, True, True), reversed_lanes=False):
@@ -68,49 +51,23 @@ def run(kernels, hidden, weight, bias, targets, grad, *, panel=(0, 0), wanted=(T
     return [log_prob, *out]
 
 
-def autograd(function, hidden, weight, bias, targets, grad, dtype) -> list[Tensor | None]:
-    leaves = [None if x is None else x.to(dtype).requires_grad_() for x in (hidden, weight, bias)]
-    out = function(*leaves, targets)
-    out.backward(grad.to(dtype))
-    return [out.detach(), *(None if x is None else x.grad for x in leaves)]
-
-
-def cross_entropy(hidden, weight, bias, targets):
-    return -functional.cross_entropy(
-        functional.linear(hidden, weight, bias), targets, reduction="none", ignore_index=PAD
-    )
-
-
-def assert_as_exact_as_pytorch(mine, arguments) -> None:
-    """Errors against float64 at most PyTorch's own in the same dtype, plus roundings of the largest entry."""
-    dtype = arguments[0].dtype
-    truth = autograd(cross_entropy, *arguments, torch.float64)
-    theirs = autograd(cross_entropy, *arguments, dtype)
-    for name, ours, other, exact in zip(("log_prob", "hidden", "weight", "bias"), mine, theirs, truth):
-        if exact is None or ours is None:
-            continue
-        epsilon = 2.0**-23 if name == "log_prob" else EPSILON[dtype]
-        tolerance = 16 * 2.0**-23 * exact.abs().max().clamp(min=1e-3) + epsilon * exact.abs().max() / 2
-        assert (ours.double() - exact).abs().max() <= (other.double() - exact).abs().max() + tolerance, name
-
-
 @DTYPES
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("rows", "width", "items"), SIZES)
 def test_values_and_gradients(kernels, rows, width, items, bias, dtype):
-    arguments = problem(rows, width, items, dtype, bias)
+    arguments = log_prob_problem(rows, width, items, dtype, bias)
     assert_as_exact_as_pytorch(run(kernels, *arguments), arguments)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 10.0, 60.0])
 def test_flat_and_peaked_softmax(kernels, scale):
-    arguments = problem(140, 33, 300, scale=scale)
+    arguments = log_prob_problem(140, 33, 300, scale=scale)
     assert_as_exact_as_pytorch(run(kernels, *arguments), arguments)
 
 
 @ORDERS
 def test_values_of_the_cpu_op(kernels, reversed_lanes):
-    arguments = problem(130, 24, 700)
+    arguments = log_prob_problem(130, 24, 700)
     mine = run(kernels, *arguments, reversed_lanes=reversed_lanes)
     for ours, other in zip(mine, autograd(ops.linear_log_prob, *arguments, torch.float32)):
         torch.testing.assert_close(ours, other, rtol=1e-5, atol=2e-6)
@@ -119,21 +76,21 @@ def test_values_of_the_cpu_op(kernels, reversed_lanes):
 @DTYPES
 @pytest.mark.parametrize("panel", [(128, 128), (128, 512), (512, 128)])
 def test_several_panels(kernels, panel, dtype):
-    arguments = problem(300, 20, 400, dtype)
+    arguments = log_prob_problem(300, 20, 400, dtype)
     mine = run(kernels, *arguments, panel=panel)
     assert_as_exact_as_pytorch(mine, arguments)
 
 
 @DTYPES
 def test_lane_order_changes_no_bit(kernels, dtype):
-    arguments = problem(150, 24, 300, dtype)
+    arguments = log_prob_problem(150, 24, 300, dtype)
     forward, backward = (run(kernels, *arguments, panel=(128, 128), reversed_lanes=order) for order in (False, True))
     assert all(torch.equal(x, y) for x, y in zip(forward, backward))
 
 
 @DTYPES
 def test_padding_is_zero_and_reaches_nothing(kernels, dtype):
-    hidden, weight, bias, targets, grad = problem(200, 6, 70, dtype)
+    hidden, weight, bias, targets, grad = log_prob_problem(200, 6, 70, dtype)
     padded, still = torch.arange(200) % 3 == 1, torch.arange(200) % 3 == 2
     expected = run(kernels, hidden, weight, bias, targets.masked_fill(padded, PAD), grad.masked_fill(still, 0.0))
     hidden = hidden.masked_fill(padded[:, None], torch.nan)
@@ -146,14 +103,14 @@ def test_padding_is_zero_and_reaches_nothing(kernels, dtype):
 
 
 def test_nothing_takes_part(kernels):
-    hidden, weight, bias, targets, grad = problem(5, 6, 40)
+    hidden, weight, bias, targets, grad = log_prob_problem(5, 6, 40)
     out = run(kernels, hidden, torch.full_like(weight, torch.nan), bias, targets.fill_(PAD), grad)
     assert not any(x.any() for x in out)
 
 
 @pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True)])
 def test_only_the_gradients_that_are_wanted(kernels, wanted):
-    arguments = problem(30, 5, 200)
+    arguments = log_prob_problem(30, 5, 200)
     everything, some = run(kernels, *arguments), run(kernels, *arguments, wanted=wanted)
     for needed, gradient, expected in zip(wanted, some[1:], everything[1:]):
         assert (gradient is not None) == needed
@@ -163,7 +120,7 @@ def test_only_the_gradients_that_are_wanted(kernels, wanted):
 @DTYPES
 def test_rows_that_have_no_log_probability(kernels, dtype):
     """NaN, +inf and targets outside the catalogue poison their own rows, in values and gradients, and no other's."""
-    hidden, weight, bias, targets, grad = problem(6, 4, 100, dtype)
+    hidden, weight, bias, targets, grad = log_prob_problem(6, 4, 100, dtype)
     clean = run(kernels, hidden, weight, bias, targets, grad)
     hidden[0, 1], targets[1], targets[2] = torch.nan, 100, 2**40
     hidden[3] = torch.inf
@@ -174,7 +131,7 @@ def test_rows_that_have_no_log_probability(kernels, dtype):
 
 
 def test_excluded_items(kernels):
-    hidden, weight, bias, targets, grad = problem(9, 4, 300)
+    hidden, weight, bias, targets, grad = log_prob_problem(9, 4, 300)
     bias[:200] = -torch.inf
     arguments = (hidden, weight, bias, 200 + targets % 100, grad)
     mine = run(kernels, *arguments)

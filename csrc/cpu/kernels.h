@@ -105,6 +105,11 @@ struct Kernels {
                             BlockStats<float> stats, const Stream& stream, RaceScratch scratch, float* values,
                             int64_t* indices);
 
+  // Log-probability under Plackett-Luce of the k items that projected_race drew from row `row`, in their order. taken
+  // [block_count(C)] scratch, all 0 before and after.
+  double (*projected_log_prob)(const Projection& projection, const float* hidden, int64_t row, int64_t k,
+                               BlockStats<float> stats, const int64_t* indices, uint64_t* taken);
+
   // Rows begin..end - 1 of the product.
   void (*packed_linear)(const PackedProduct& product, int64_t begin, int64_t end);
 

@@ -144,6 +144,7 @@ const Kernels IRECGAN_TABLE(IRECGAN_ISA){
     small_races,
     project_block,
     projected_race,
+    projected_log_prob,
     packed_linear,
     gru_row,
     lstm_row,

@@ -43,6 +43,7 @@ void linear_gumbel_topk(const Runtime& runtime, const Projection& projection, co
   });
   runtime.parallel_for(rows.count, 1, [&](int64_t begin, int64_t end) {
     RaceBuffers buffers(projection.items, k);
+    std::vector<uint64_t> taken(draws.log_prob == nullptr ? 0 : static_cast<size_t>(blocks));
     for (int64_t r = begin; r < end; ++r) {
       const BlockStats<float> stats{shift.data() + r * blocks, sum.data() + r * blocks};
       const Stream stream{rows.seed, rows.ids[r], rows.step, 0, 0};
@@ -50,6 +51,10 @@ void linear_gumbel_topk(const Runtime& runtime, const Projection& projection, co
                                                   buffers.scratch(), draws.values + r * k, draws.indices + r * k);
       if (drawn != k) fault.note(r, drawn);
       draws.logsumexp[r] = static_cast<float>(logsumexp(blocks, stats));
+      if (draws.log_prob != nullptr && drawn == k) {
+        draws.log_prob[r] = static_cast<float>(kernel.projected_log_prob(
+            projection, rows.hidden + r * projection.width, r, k, stats, draws.indices + r * k, taken.data()));
+      }
     }
   });
 }

@@ -19,6 +19,7 @@ struct ProjectedDraws {
   float* values;     // [R, k]
   int64_t* indices;  // [R, k]
   float* logsumexp;  // [R], of the items that may be drawn
+  float* log_prob;   // [R] of the slates, or null
 };
 
 void linear_gumbel_topk(const Runtime& runtime, const Projection& projection, const ProjectedRows& rows, int64_t k,

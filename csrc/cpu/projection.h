@@ -4,6 +4,7 @@
 #include "block.h"
 #include "gumbel_topk.h"
 #include "packed_linear.h"
+#include "slate_log_prob.h"
 
 namespace irecgan::cpu {
 namespace {
@@ -120,23 +121,26 @@ struct ProjectedRow {
   const float* hidden;
   int64_t row;
 
+  // Logit of an item that is not excluded.
+  float logit(int64_t item) const {
+    constexpr int64_t kWide = kLanes<float>;
+    const int64_t whole = projection.width / kWide * kWide;
+    const float* weights = projection.weight + item * projection.width;
+    float lanes[kWide] = {};
+    for (int64_t h = 0; h < whole; h += kWide) {
+#pragma omp simd
+      for (int64_t l = 0; l < kWide; ++l) lanes[l] += weights[h + l] * hidden[h + l];
+    }
+    float sum = fold(lanes);
+    for (int64_t h = whole; h < projection.width; ++h) sum += weights[h] * hidden[h];
+    return projection.bias == nullptr ? sum : projection.bias[item] + sum;
+  }
+
   void read(int64_t index, float* left) const {
     const int64_t first = index * kBlock;
     const int64_t n = first + kBlock <= projection.items ? kBlock : projection.items - first;
-    block_bias(projection, index, left);
-    constexpr int64_t kWide = kLanes<float>;
-    const int64_t whole = projection.width / kWide * kWide;
-    for (int64_t i = 0; i < n; ++i) {
-      const float* weights = projection.weight + (first + i) * projection.width;
-      float lanes[kWide] = {};
-      for (int64_t h = 0; h < whole; h += kWide) {
-#pragma omp simd
-        for (int64_t l = 0; l < kWide; ++l) lanes[l] += weights[h + l] * hidden[h + l];
-      }
-      float sum = fold(lanes);
-      for (int64_t h = whole; h < projection.width; ++h) sum += weights[h] * hidden[h];
-      left[i] += sum;
-    }
+    for (int64_t i = 0; i < n; ++i) left[i] = logit(first + i);
+    for (int64_t i = n; i < kBlock; ++i) left[i] = -kInfinity;
     exclude_items(projection, row, index, left);
   }
 };
@@ -145,6 +149,11 @@ inline int64_t projected_race(const Projection& projection, const float* hidden,
                               BlockStats<float> stats, const Stream& stream, RaceScratch scratch, float* values,
                               int64_t* indices) {
   return race(ProjectedRow{projection, hidden, row}, projection.items, k, stats, stream, scratch, values, indices);
+}
+
+inline double projected_log_prob(const Projection& projection, const float* hidden, int64_t row, int64_t k,
+                                 BlockStats<float> stats, const int64_t* indices, uint64_t* taken) {
+  return slate_log_prob(ProjectedRow{projection, hidden, row}, projection.items, k, stats, indices, taken);
 }
 
 }  // namespace

@@ -70,7 +70,8 @@ __global__ void __launch_bounds__(kWarp) race_kernel(GumbelTopk<T> op) {
                        op.log_times + row * blocks,
                        op.taken + row * blocks,
                        op.values + row * op.k,
-                       op.indices + row * op.k};
+                       op.indices + row * op.k,
+                       nullptr};
     run_race(race, row_stream(op.key, row), LogitRow<T>{op.logits + row * op.items, op.items},
              static_cast<int>(threadIdx.x));
   }

@@ -92,9 +92,10 @@ struct ProjectedRow {
   }
 };
 
-// First arrivals out of the row's statistics, nothing taken, and the log-sum-exp.
+// First arrivals out of the row's statistics, nothing taken, and the log-sum-exp. Returns the largest logit, or 0 if
+// none is finite.
 template <typename T>
-__device__ void begin_race(const LinearGumbelTopk<T>& op, int64_t row, const Stream& stream, int lane) {
+__device__ float begin_race(const LinearGumbelTopk<T>& op, int64_t row, const Stream& stream, int lane) {
   const int64_t blocks = block_count(op.layer.items);
   const LogitStats<float>* stats = op.stats + row * blocks;
   float max = -kInfinity;
@@ -110,26 +111,34 @@ __device__ void begin_race(const LinearGumbelTopk<T>& op, int64_t row, const Str
   }
   sum = group_sum<kWarp>(sum);
   if (lane == 0) op.logsumexp[row] = static_cast<float>(static_cast<double>(shift) + log(sum));
+  return shift;
 }
 
-// One warp per thread block, as in gumbel_topk.cu.
+// One warp per thread block, as in gumbel_topk.cu. Registers for 16 of them on a multiprocessor: for more they would
+// spill.
 template <typename T, int kItems>
-__global__ void __launch_bounds__(kWarp) projected_race_kernel(LinearGumbelTopk<T> op) {
+__global__ void __launch_bounds__(kWarp, 16) projected_race_kernel(LinearGumbelTopk<T> op) {
   const int64_t blocks = block_count(op.layer.items);
   const int lane = static_cast<int>(threadIdx.x);
   for (int64_t row = blockIdx.x; row < op.layer.rows; row += gridDim.x) {
     const Stream stream = row_stream(op.key, row);
-    begin_race(op, row, stream, lane);
+    const float shift = begin_race(op, row, stream, lane);
     __syncwarp();  // a lane reads other lanes' arrivals below
     const Race<float> race{blocks,
                            op.k,
                            op.log_times + row * blocks,
                            op.taken + row * blocks,
                            op.values + row * op.k,
-                           op.indices + row * op.k};
+                           op.indices + row * op.k,
+                           op.log_prob == nullptr ? nullptr : op.drawn_logits + row * op.k};
     const ProjectedRow<T, kItems> source{op.layer, op.layer.hidden + row * op.layer.width,
                                          op.excluded == nullptr ? nullptr : op.excluded + row * blocks};
-    run_race(race, stream, source, lane);
+    const int64_t drawn = run_race(race, stream, source, lane);
+    if (op.log_prob == nullptr) continue;
+    __syncwarp();  // what lanes wrote is read below
+    const double log_prob = drawn == op.k ? slate_log_prob(race, op.stats + row * blocks, shift, source, lane)
+                                          : static_cast<double>(__builtin_nanf(""));
+    if (lane == 0) op.log_prob[row] = static_cast<float>(log_prob);
   }
 }
 

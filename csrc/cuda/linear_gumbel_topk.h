@@ -24,6 +24,8 @@ struct LinearGumbelTopk {
   float* values;             // [R, k]
   int64_t* indices;          // [R, k]
   float* logsumexp;          // [R], of the items that may be drawn
+  float* drawn_logits;       // [R, k] scratch; null where log_prob is
+  float* log_prob;           // [R] of the slates, NaN for one of fewer than k items; or null
 };
 
 // Asynchronous. Two launches, up to four with exclusions; none for no rows.

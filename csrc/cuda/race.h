@@ -59,6 +59,13 @@ __device__ __forceinline__ Arrival earliest_of_lane(const double* log_times, int
   return warp_earliest(best);
 }
 
+// A drawn item's logit becomes -inf by selection, never by arithmetic.
+template <typename T>
+__device__ __forceinline__ void take_out(uint64_t taken, int lane, T (&x)[2]) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) x[i] = taken >> (2 * lane + i) & 1 ? -static_cast<T>(kInfinity) : x[i];
+}
+
 template <typename T>
 struct Race {
   int64_t blocks;
@@ -67,6 +74,7 @@ struct Race {
   uint64_t* taken;    // [blocks] bit i: the block's item i was drawn; changed
   T* values;          // [k]
   int64_t* indices;   // [k]
+  T* logits;          // [k] of the drawn items; null: not wanted
 };
 
 // A lane keeps the earliest arrival among the blocks congruent to it modulo 32. A draw changes one block, so only the
@@ -74,8 +82,10 @@ struct Race {
 //
 // source.load(block, lane, x) gives the lane the block's logits 2 lane and 2 lane + 1, so that a running sum over lanes
 // is in index order; -inf for what may not be drawn.
+//
+// Returns the number of draws: fewer than k if the row has fewer finite logits, 0 if it holds NaN or +inf.
 template <typename T, typename Source>
-__device__ void run_race(const Race<T>& race, const Stream& stream, const Source& source, int lane) {
+__device__ int64_t run_race(const Race<T>& race, const Stream& stream, const Source& source, int lane) {
   Arrival kept{static_cast<double>(kInfinity), INT32_MAX};
   bool faulty = false;
   for (int64_t b = lane; b < race.blocks; b += kWarp) {
@@ -93,11 +103,10 @@ __device__ void run_race(const Race<T>& race, const Stream& stream, const Source
     const Pick pick = arrival_pick(stream, next.block, __popcll(taken));
     T x[2];
     source.load(next.block, lane, x);
-    // A drawn item's logit becomes -inf by selection, never by arithmetic.
-#pragma unroll
-    for (int i = 0; i < 2; ++i) x[i] = taken >> (2 * lane + i) & 1 ? -static_cast<T>(kInfinity) : x[i];
+    take_out(taken, lane, x);
     const int item = pick_item(x, group_max<kWarp>(x[0] > x[1] ? x[0] : x[1]), pick.item, lane);
     taken |= uint64_t{1} << item;
+    if (race.logits != nullptr && lane == item / 2) race.logits[drawn] = item % 2 == 0 ? x[0] : x[1];
     // What is left is summed anew: subtraction loses all precision once one item dominates.
 #pragma unroll
     for (int i = 0; i < 2; ++i) x[i] = item == 2 * lane + i ? -static_cast<T>(kInfinity) : x[i];
@@ -119,6 +128,43 @@ __device__ void run_race(const Race<T>& race, const Stream& stream, const Source
     race.values[j] = nothing;
     race.indices[j] = -1;
   }
+  return drawn;
+}
+
+// Exact log-probability of the k items that a race drew, in order: sum_j (l_j - log(weight of all items but the first
+// j)), the same in every lane. What is left after the slate is summed, the blocks that it came from anew without its
+// items, and the slate's own weights are added from the last to the first: nothing is subtracted, so the result stays
+// exact when one item dominates. stats [blocks]: of the row's logits.
+template <typename T, typename Source>
+__device__ double slate_log_prob(const Race<T>& race, const LogitStats<T>* stats, T shift, const Source& source,
+                                 int lane) {
+  double rest = 0;
+  for (int64_t first = 0; first < race.blocks; first += kWarp) {
+    const int64_t mine = first + lane;
+    LogitStats<T> left = mine < race.blocks ? stats[mine] : LogitStats<T>{-static_cast<T>(kInfinity), 0};
+    unsigned opened = __ballot_sync(kAllLanes, mine < race.blocks && race.taken[mine] != 0);
+    for (; opened != 0; opened &= opened - 1) {
+      const int owner = __ffs(static_cast<int>(opened)) - 1;
+      const uint64_t taken = race.taken[first + owner];
+      T x[2];
+      source.load(first + owner, lane, x);
+      take_out(taken, lane, x);
+      const LogitStats<T> anew = block_stats<kWarp>(x);
+      if (lane == owner) left = anew;
+    }
+    if (left.sum > 0) rest += static_cast<double>(left.sum) * exp_fast(static_cast<double>(left.max - shift));
+  }
+  rest = group_sum<kWarp>(rest);
+  // Logarithms from here on: a slate's items may be too improbable for their weights beside the largest one's.
+  bool any = rest > 0;
+  double left = any ? log_fast(rest) : 0.0, log_prob = 0;
+  for (int64_t j = race.k - 1; j >= 0; --j) {
+    const double logit = static_cast<double>(race.logits[j] - shift);
+    left = any ? log_add_exp(left, logit) : logit;
+    any = true;
+    log_prob += logit - left;
+  }
+  return log_prob;
 }
 
 }  // namespace irecgan::cuda

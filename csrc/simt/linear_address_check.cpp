@@ -27,8 +27,9 @@ const char* run_all(int64_t rows, int64_t items, int64_t width, bool reversed) {
   std::vector<float> values(static_cast<size_t>(rows * k)), log_prob(ids.size()), grad = ones<float>(rows);
   std::vector<int64_t> indices(values.size());
   std::vector<double> log_sum_exp(ids.size());
-  const LinearDraws draws{ids.data(),     &seed,          0, k, exclude.data(), 1, mask.get(), 0, values.data(),
-                          indices.data(), log_prob.data()};
+  const LinearDraws draws{
+      ids.data(),      &seed,          0, k, exclude.data(), 1, mask.get(), 0, values.data(), indices.data(),
+      log_prob.data(), log_prob.data()};
   if (const char* error = run_linear<T>(reversed, layer, draws)) return error;
   for (const int64_t i : indices)
     if (i < 0 || i >= items) return "an item outside the catalogue";
@@ -47,13 +48,11 @@ const char* run_all(int64_t rows, int64_t items, int64_t width, bool reversed) {
 
 int main() {
   for (const auto [rows, items, width] : {std::array<int64_t, 3>{1, 1, 1}, {3, 65, 17}, {129, 130, 8}}) {
-    for (const bool reversed : {false, true}) {
-      for (const char* error :
-           {run_all<float>(rows, items, width, reversed), run_all<irecgan::BFloat16>(rows, items, width, reversed)}) {
-        if (error == nullptr) continue;
-        std::puts(error);
-        return 1;
-      }
+    for (const char* error :
+         {run_all<float>(rows, items, width, false), run_all<irecgan::BFloat16>(rows, items, width, true)}) {
+      if (error == nullptr) continue;
+      std::puts(error);
+      return 1;
     }
   }
   std::puts("no errors");

@@ -17,6 +17,7 @@ struct LinearDraws {
   float* values;
   int64_t* indices;
   float* logsumexp;
+  float* log_prob;
 };
 
 template <typename T>
@@ -27,6 +28,7 @@ const char* run_linear(int reversed, const irecgan::cuda::LinearLayer<T>& layer,
     std::vector<irecgan::cuda::LogitStats<float>> stats(blocks, {1e30f, 1e30f});
     std::vector<double> log_times(blocks, -1e300);
     std::vector<uint64_t> taken(blocks, ~uint64_t{0}), excluded(blocks, ~uint64_t{0});
+    std::vector<float> drawn_logits(static_cast<size_t>(layer.rows * draws.k), 1e30f);
     const bool excludes = draws.exclude != nullptr || draws.mask != nullptr;
     irecgan::cuda::launch_linear_gumbel_topk(nullptr,
                                              irecgan::cuda::LinearGumbelTopk<T>{layer,
@@ -42,7 +44,9 @@ const char* run_linear(int reversed, const irecgan::cuda::LinearLayer<T>& layer,
                                                                                 taken.data(),
                                                                                 draws.values,
                                                                                 draws.indices,
-                                                                                draws.logsumexp});
+                                                                                draws.logsumexp,
+                                                                                drawn_logits.data(),
+                                                                                draws.log_prob});
   });
 }
 

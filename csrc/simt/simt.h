@@ -4,6 +4,7 @@
 
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -33,8 +34,8 @@ struct Misuse : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// In which order the threads of a block run between two points where they meet. A kernel that lacks a barrier usually
-// gives different results in the two.
+// In which order the threads of a block run between two points where they meet: warp after warp, each as far as it gets
+// without the others. A kernel that lacks a barrier usually gives different results in the two, or wrong ones.
 enum class Order { kForward, kReversed };
 
 inline thread_local Order order = Order::kForward;
@@ -168,6 +169,7 @@ class Executor {
   static void enter();
   void prepare(Fiber& fiber);
   void run_block(Dim3 index);
+  void run_warp(size_t warp);
   void resume(Fiber& fiber);
   void leave(Fiber& fiber, bool for_good);
   bool complete_barrier();
@@ -357,21 +359,25 @@ inline void Executor::run_block(Dim3 index) {
         fibers_[i].index = Dim3(x, y, z);
         prepare(fibers_[i]);
       }
-  const size_t threads = fibers_.size();
+  const size_t warps = (fibers_.size() + kWarpSize - 1) / kWarpSize;
   for (;;) {
-    size_t exited = 0;
-    for (size_t turn = 0; turn < threads; ++turn) {
-      Fiber& fiber = fibers_[order == Order::kForward ? turn : threads - 1 - turn];
+    for (size_t turn = 0; turn < warps; ++turn) run_warp(order == Order::kForward ? turn : warps - 1 - turn);
+    if (std::all_of(fibers_.begin(), fibers_.end(), [](const Fiber& f) { return f.state == State::kExited; })) return;
+    if (!complete_barrier()) refuse_standstill();
+  }
+}
+
+// As far as the warp gets without the others: one that runs ahead shows where a barrier is missing.
+inline void Executor::run_warp(size_t warp) {
+  const size_t first = warp * kWarpSize;
+  const size_t lanes = std::min<size_t>(fibers_.size() - first, kWarpSize);
+  do {
+    for (size_t turn = 0; turn < lanes; ++turn) {
+      Fiber& fiber = fibers_[first + (order == Order::kForward ? turn : lanes - 1 - turn)];
       if (fiber.state == State::kReady) resume(fiber);
       if (thrown_) std::rethrow_exception(thrown_);
-      exited += fiber.state == State::kExited;
     }
-    if (exited == threads) return;
-    bool progress = false;
-    for (size_t first = 0; first < threads; first += kWarpSize)
-      if (complete_warp(first, threads - first < kWarpSize ? threads - first : kWarpSize)) progress = true;
-    if (!progress && !complete_barrier()) refuse_standstill();
-  }
+  } while (complete_warp(first, lanes));
 }
 
 inline void Executor::run() {

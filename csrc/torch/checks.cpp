@@ -166,7 +166,8 @@ void check_gumbel_topk(const Tensor& logits, int64_t k, const Tensor& seed, cons
 
 void check_linear_gumbel_topk(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias, int64_t k,
                               const Tensor& seed, const Tensor& rows, int64_t step,
-                              const std::optional<Tensor>& exclude, const std::optional<Tensor>& mask) {
+                              const std::optional<Tensor>& exclude, const std::optional<Tensor>& mask,
+                              bool /*log_prob*/) {
   check_layer(hidden, weight, bias, 0);
   const int64_t items = weight.size(0);
   check_range(k, 1, items, "k", "1..C (C = " + std::to_string(items) + ")");

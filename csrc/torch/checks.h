@@ -18,7 +18,7 @@ void check_gumbel_topk(const Tensor& logits, int64_t k, const Tensor& seed, cons
 
 void check_linear_gumbel_topk(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias, int64_t k,
                               const Tensor& seed, const Tensor& rows, int64_t step,
-                              const std::optional<Tensor>& exclude, const std::optional<Tensor>& mask);
+                              const std::optional<Tensor>& exclude, const std::optional<Tensor>& mask, bool log_prob);
 void check_linear_log_prob(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias,
                            const Tensor& targets);
 

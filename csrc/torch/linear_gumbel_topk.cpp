@@ -20,7 +20,7 @@ using torch::headeronly::ScalarType;
 
 #define IRECGAN_LINEAR_GUMBEL_TOPK_ARGS                                                                       \
   "(Tensor hidden, Tensor weight, Tensor? bias, int k, Tensor seed, Tensor rows, int step, Tensor? exclude, " \
-  "Tensor? mask)"
+  "Tensor? mask, bool log_prob)"
 
 // Bits of the items that may not be drawn, [R, block_count(C)]; empty if all may.
 std::vector<uint64_t> excluded_items(int64_t rows, int64_t items, const std::optional<Tensor>& exclude,
@@ -55,16 +55,17 @@ std::vector<uint64_t> excluded_items(int64_t rows, int64_t items, const std::opt
   return bits;
 }
 
-std::tuple<Tensor, Tensor, Tensor> linear_gumbel_topk(const Tensor& hidden, const Tensor& weight,
-                                                      const std::optional<Tensor>& bias, int64_t k, const Tensor& seed,
-                                                      const Tensor& rows, int64_t step,
-                                                      const std::optional<Tensor>& exclude,
-                                                      const std::optional<Tensor>& mask) {
-  check_linear_gumbel_topk(hidden, weight, bias, k, seed, rows, step, exclude, mask);
+std::tuple<Tensor, Tensor, Tensor, Tensor> linear_gumbel_topk(const Tensor& hidden, const Tensor& weight,
+                                                              const std::optional<Tensor>& bias, int64_t k,
+                                                              const Tensor& seed, const Tensor& rows, int64_t step,
+                                                              const std::optional<Tensor>& exclude,
+                                                              const std::optional<Tensor>& mask, bool log_prob) {
+  check_linear_gumbel_topk(hidden, weight, bias, k, seed, rows, step, exclude, mask, log_prob);
   const int64_t count = hidden.size(0);
   Tensor values = torch::stable::new_empty(hidden, {count, k});
   Tensor indices = torch::stable::new_empty(hidden, {count, k}, ScalarType::Long);
   Tensor logsumexp = torch::stable::new_empty(hidden, {count});
+  Tensor slate_log_prob = torch::stable::new_empty(hidden, {log_prob ? count : 0});
   const Tensor h = dense(hidden), w = dense(weight), ids = dense(rows);
   const std::optional<Tensor> b = bias ? std::optional<Tensor>(dense(*bias)) : std::nullopt;
   const std::vector<uint64_t> excluded = excluded_items(count, w.size(0), exclude, mask);
@@ -75,16 +76,18 @@ std::tuple<Tensor, Tensor, Tensor> linear_gumbel_topk(const Tensor& hidden, cons
       torch_runtime(), projection,
       {h.const_data_ptr<float>(), ids.const_data_ptr<int64_t>(), count,
        static_cast<uint64_t>(*seed.const_data_ptr<int64_t>()), static_cast<uint32_t>(step)},
-      k, {values.mutable_data_ptr<float>(), indices.mutable_data_ptr<int64_t>(), logsumexp.mutable_data_ptr<float>()},
+      k,
+      {values.mutable_data_ptr<float>(), indices.mutable_data_ptr<int64_t>(), logsumexp.mutable_data_ptr<float>(),
+       log_prob ? slate_log_prob.mutable_data_ptr<float>() : nullptr},
       fault);
   report(fault, "hidden", k);
-  return {values, indices, logsumexp};
+  return {values, indices, logsumexp, slate_log_prob};
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(irecgan_ext, m) {
-  m.def("linear_gumbel_topk" IRECGAN_LINEAR_GUMBEL_TOPK_ARGS " -> (Tensor, Tensor, Tensor)");
+  m.def("linear_gumbel_topk" IRECGAN_LINEAR_GUMBEL_TOPK_ARGS " -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("check_linear_gumbel_topk" IRECGAN_LINEAR_GUMBEL_TOPK_ARGS " -> ()");
 }
 
