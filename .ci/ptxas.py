@@ -4,10 +4,13 @@ python .ci/ptxas.py [--nvcc nvcc] [--architectures sm_80 sm_90] [sources...]
 """
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 KERNEL = re.compile(r"Compiling entry function '(\S+)' for '(\w+)'")
@@ -54,7 +57,11 @@ def main() -> None:
     parser.add_argument("--nvcc", default="nvcc")
     parser.add_argument("--architectures", nargs="+", default=["sm_80", "sm_90"])
     args = parser.parse_args()
-    rows = [row for arch in args.architectures for source in args.sources for row in kernels(args.nvcc, source, arch)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = [
+            pool.submit(kernels, args.nvcc, source, arch) for arch, source in product(args.architectures, args.sources)
+        ]
+        rows = [row for job in jobs for row in job.result()]
     columns = ["source", "kernel", "architecture", "registers", "shared", "stack", "spilled"]
     table = [columns] + [[str(row[c]) for c in columns] for row in rows]
     widths = [max(len(line[i]) for line in table) for i in range(len(columns))]

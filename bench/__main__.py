@@ -1,15 +1,19 @@
-"""`python -m bench`: run benchmarks, print their tables, keep them as JSON."""
+"""`python -m bench`: run benchmarks, print their tables, keep them as JSON; or say which kernels a GPU has verified."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bench import (
+    device,
     gumbel_topk,
     harness,
     linear_gumbel_topk,
@@ -18,6 +22,7 @@ from bench import (
     recommend,
     rollout,
     scaling,
+    status,
     train_epoch,
 )
 
@@ -34,24 +39,44 @@ BENCHMARKS: dict[str, Callable[[Sequence[int], bool], list[dict[str, Any]]]] = {
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(args)
+    parser = _parser()
+    options = parser.parse_args(args)
+    if options.name == "status":
+        return status.main([])
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("argument --device: torch finds no CUDA device; use --device cpu")
+    if options.threads is None:
+        options.threads = [torch.get_num_threads()] if options.device == "cuda" else _every()
+    with device.on(torch.device(options.device)):
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     names = list(BENCHMARKS) if options.name == "all" else [options.name]
     environment = harness.environment()
     machine = environment["machine"]
+    print("".join(f"{machine[key]}, " for key in ("device",) if key in machine), end="")
     print(f"{machine['cpu']}, {machine['cores']} cores, load {environment['load_average_before']}; ", end="")
     print(f"torch {environment['versions']['torch']}, {environment['build']['cpu_capability']}, ", end="")
     print(f"commit {environment['commit'][:12]}, {environment['date']}")
-    results = {}
+    command = f"python -m bench {options.name} --threads {','.join(map(str, options.threads))}"
+    command += f" --device {options.device}" * device.is_cuda() + " --quick" * options.quick
+    results, failed = {}, False
     for name in names:
-        results[name] = BENCHMARKS[name](options.threads, options.quick)
+        try:
+            results[name] = BENCHMARKS[name](options.threads, options.quick)
+        except Exception:
+            if len(names) == 1:
+                raise
+            traceback.print_exc()
+            failed = True
+            continue
         print(f"\n{name}\n\n{harness.table(results[name])}", flush=True)
+        if options.json is not None:  # after every question: a run that is cut short leaves what it has
+            harness.write_json(options.json, {"command": command, **environment, "results": results})
     if options.plot is not None and "scaling" in results:
         scaling.plot(results["scaling"], options.plot)
-    if options.json is not None:
-        command = f"python -m bench {options.name} --threads {','.join(map(str, options.threads))}"
-        command += " --quick" * options.quick
-        harness.write_json(options.json, {"command": command, **environment, "results": results})
-    return 0
+    return int(failed)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,17 +85,25 @@ def _parser() -> argparse.ArgumentParser:
         description="Time the native ops against PyTorch. Results are checked for correctness first; each row is the median of "
         "interleaved rounds, with quartiles, next to its peers and to a ceiling measured in the same run.",
     )
-    parser.add_argument("name", choices=[*BENCHMARKS, "all"], help="which benchmark")
-    parser.add_argument("--quick", action="store_true", help="small sizes, seconds: that it works, not how fast it is")
-    cores = os.cpu_count() or 1
-    every = [1, cores] if cores > 1 else [1]
-    text = ",".join(map(str, every))
     parser.add_argument(
-        "--threads", type=_threads, default=every, metavar="N,N", help=f"numbers of threads, in turn (default {text})"
+        "name",
+        choices=[*BENCHMARKS, "all", "status"],
+        help="which benchmark; status: which CUDA kernels a GPU has verified",
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to run (default cpu)")
+    parser.add_argument("--quick", action="store_true", help="small sizes, seconds: that it works, not how fast it is")
+    text = ",".join(map(str, _every()))
+    parser.add_argument(
+        "--threads", type=_threads, metavar="N,N", help=f"numbers of threads, in turn (default {text}; one on cuda)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write results, machine, versions and commit there")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves of scaling there (PNG)")
     return parser
+
+
+def _every() -> list[int]:
+    cores = os.cpu_count() or 1
+    return [1, cores] if cores > 1 else [1]
 
 
 def _threads(text: str) -> list[int]:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 import irecgan_ext
-from bench import harness
+from bench import device, harness
 from bench.peers import gumbel_topk as peers
 
 SIZES = [(256, 40_000), (64, 1_000_000), (4096, 50), (1, 40_000)]  # R, C
+CUDA_SIZES = [(8192, 40_000), (64, 1_000_000), (100_000, 50), (1, 40_000)]
 QUICK_SIZES = [(512, 50), (4, 5_000)]
 DRAWS = 10
 BINS = 20
@@ -26,8 +27,8 @@ Sampler = Callable[[Tensor, int], Tensor]
 def run(threads: Sequence[int], quick: bool) -> list[dict[str, Any]]:
     """Rows of results: per size and number of threads, the op and its peers."""
     rows = []
-    for count, items in QUICK_SIZES if quick else SIZES:
-        logits = torch.randn(count, items, generator=torch.Generator().manual_seed(1))
+    for count, items in QUICK_SIZES if quick else CUDA_SIZES if device.is_cuda() else SIZES:
+        logits = torch.randn(count, items, generator=device.generator(1))
         samplers: dict[str, Sampler] = {"native": native, "logits + Gumbel, topk": peers.noise_topk}
         if items <= peers.MULTINOMIAL_LIMIT:
             samplers["softmax, multinomial"] = peers.multinomial

@@ -9,7 +9,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.nn import functional
 
 import irecgan_ext
+from bench import device
+from bench.device import Work
 
-Work = Callable[[], Any]
-
+CUDA_SECONDS = 1.0  # of a comparison there: events are steady, and a GPU is lent for minutes
 SLOW = 1.0  # seconds: a call that takes longer needs no second one to warm up
 
 
@@ -57,7 +58,8 @@ class Measurement:
     Attributes:
         ms: time per call.
         ratio: its time over the first candidate's of the same round: how many times faster the first one is.
-        rounds: calls timed. extra_mb: peak resident memory of one call over that before it; None where not measured.
+        rounds: calls timed. extra_mb: peak resident (CUDA: allocated) memory of one call over that before it; None where
+            not measured.
     """
 
     ms: Spread
@@ -73,6 +75,7 @@ def compare(candidates: Mapping[str, Work], *, seconds: float, rounds: int = 5) 
         candidates: name -> call, the first is what the others are compared with.
         seconds: go on for this long. rounds: but for at least so many rounds.
     """
+    seconds = min(seconds, CUDA_SECONDS) if device.is_cuda() else seconds
     memory = {name: _warm_up(work) for name, work in candidates.items()}
     times: dict[str, list[float]] = {name: [] for name in candidates}
     order = list(candidates)
@@ -80,9 +83,7 @@ def compare(candidates: Mapping[str, Work], *, seconds: float, rounds: int = 5) 
     done = 0
     while done < rounds or (time.perf_counter() < stop and done < 2000):
         for name in order:
-            begin = time.perf_counter()
-            candidates[name]()
-            times[name].append(time.perf_counter() - begin)
+            times[name].append(device.seconds(candidates[name]))
         order = [*order[1:], order[0]]
         done += 1
     first = next(iter(times.values()))
@@ -95,14 +96,24 @@ def compare(candidates: Mapping[str, Work], *, seconds: float, rounds: int = 5) 
 
 
 def read_bandwidth(values: Tensor, seconds: float = 0.5) -> float:
-    """GB/s at which `torch.sum` or `torch.amax`, whichever is faster, reads `values`: what one pass over them must cost."""
+    """GB/s at which `values` can be read: what one pass over them must cost.
+
+    On the CPU the rate of `torch.sum` or `torch.amax`, whichever is faster; on CUDA that of a copy, reads and writes counted.
+    """
+    if device.is_cuda():
+        copy = torch.empty_like(values)
+        timing = compare({"copy": lambda: copy.copy_(values)}, seconds=seconds)["copy"]
+        return 2 * values.nbytes / 1e6 / timing.ms.median
     timings = compare({"sum": values.sum, "amax": values.amax}, seconds=seconds)
     return values.nbytes / 1e6 / min(m.ms.median for m in timings.values())
 
 
-def gemm_rate(rows: int = 1024, inner: int = 512, columns: int = 2048, seconds: float = 0.5) -> float:
-    """GFLOP/s of `F.linear` in float32, [rows, inner] by [columns, inner]."""
-    x, weight = torch.randn(rows, inner), torch.randn(columns, inner)
+def gemm_rate(
+    rows: int = 1024, inner: int = 512, columns: int = 2048, seconds: float = 0.5, dtype: torch.dtype = torch.float32
+) -> float:
+    """GFLOP/s of `F.linear`, [rows, inner] by [columns, inner]; on CUDA of at least 8,192 rows."""
+    rows = max(rows, 8192) if device.is_cuda() else rows
+    x, weight = torch.randn(rows, inner, dtype=dtype), torch.randn(columns, inner, dtype=dtype)
     timing = compare({"linear": lambda: functional.linear(x, weight)}, seconds=seconds)["linear"]
     return 2 * rows * inner * columns / 1e6 / timing.ms.median
 
@@ -122,7 +133,12 @@ def environment() -> dict[str, Any]:
     """Machine, versions, commit and how busy the machine was."""
     build = irecgan_ext.build_info()
     return {
-        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"},
+        "machine": {
+            "cpu": _cpu_name(),
+            "cores": os.cpu_count(),
+            "system": f"{platform.system()} {platform.machine()}",
+            **device.describe(),
+        },
         "load_average_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "commit": build["commit"],
@@ -167,7 +183,10 @@ def _cpu_name() -> str:
 
 
 def _warm_up(work: Work) -> float | None:
-    """Call `work`, twice unless it is slow; peak resident memory of the last call over that before it, in MB."""
+    """Call `work`, twice unless it is slow; peak memory of the last call over that before it, in MB."""
+    if device.is_cuda():
+        work()
+        return device.peak_extra_mb(work)
     begin = time.perf_counter()
     extra = _peak_extra_mb(work)
     return extra if time.perf_counter() - begin > SLOW else _peak_extra_mb(work)

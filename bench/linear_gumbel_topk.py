@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,23 +10,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bench import harness
+from bench import device, harness
 from bench.gumbel_topk import DRAWS, check_law, check_shape
 from bench.peers import gumbel_topk as peers
 from irecgan_ext import ops
 
 SIZES = [(256, 512, 40_000), (32, 512, 40_000), (1, 512, 40_000)]  # R, H, C
+CUDA_SIZES = [(8192, 512, 40_000), (256, 512, 40_000), (1, 512, 40_000)]
 QUICK_SIZES = [(12, 32, 1_000)]
 
 
 def run(threads: Sequence[int], quick: bool) -> list[dict[str, Any]]:
     """Rows of results: per size and number of threads, the op, the bare projection, and projection and sampling."""
     rows = []
-    for count, width, items in QUICK_SIZES if quick else SIZES:
-        generator = torch.Generator().manual_seed(1)
-        hidden = torch.randn(count, width, generator=generator)
-        weight = torch.randn(items, width, generator=generator) / width**0.5
-        bias = torch.randn(items, generator=generator)
+    sizes = QUICK_SIZES if quick else CUDA_SIZES if device.is_cuda() else SIZES
+    dtypes = [torch.float32, torch.bfloat16] if device.is_cuda() else [torch.float32]
+    for (count, width, items), dtype in itertools.product(sizes, dtypes):
+        generator = device.generator(1)
+        hidden = torch.randn(count, width, generator=generator).to(dtype)
+        weight = (torch.randn(items, width, generator=generator) / width**0.5).to(dtype)
+        bias = torch.randn(items, generator=generator).to(dtype)
         check(hidden, weight, bias)
         for number in threads:
             with harness.thread_count(number):
@@ -35,7 +39,7 @@ def run(threads: Sequence[int], quick: bool) -> list[dict[str, Any]]:
 
 def check(hidden: Tensor, weight: Tensor, bias: Tensor) -> None:
     """Raise AssertionError unless the op's draws follow the softmax of the first row's logits."""
-    logits = functional.linear(hidden, weight, bias)
+    logits = functional.linear(hidden, weight, bias).float()
     check_shape("native", ops.linear_gumbel_topk(hidden, weight, bias, DRAWS).indices, logits, DRAWS)
 
     def sample(copies: Tensor, k: int) -> Tensor:
@@ -51,10 +55,10 @@ def _measure(hidden: Tensor, weight: Tensor, bias: Tensor, threads: int, quick: 
     calls: dict[str, harness.Work] = {
         "native": lambda: ops.linear_gumbel_topk(hidden, weight, bias, DRAWS),
         "F.linear alone": project,
-        "F.linear, native gumbel_topk": lambda: ops.gumbel_topk(project(), DRAWS),
+        "F.linear, native gumbel_topk": lambda: ops.gumbel_topk(project().float(), DRAWS),
         "F.linear, logits + Gumbel, topk": lambda: peers.noise_topk(project(), DRAWS),
     }
-    ceiling = harness.gemm_rate(seconds=0.05 if quick else 0.5)
+    ceiling = harness.gemm_rate(seconds=0.05 if quick else 0.5, dtype=hidden.dtype)
     measured = harness.compare(calls, seconds=0.1 if quick else 3)
     (count, width), items = hidden.shape, weight.shape[0]
     rows = []
@@ -63,6 +67,7 @@ def _measure(hidden: Tensor, weight: Tensor, bias: Tensor, threads: int, quick: 
         rows.append(
             {
                 "R x H -> C": f"{count:,} x {width:,} -> {items:,}",
+                "dtype": str(hidden.dtype).removeprefix("torch."),
                 "threads": threads,
                 "what": name,
                 "ms (quartiles)": m.ms,

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from bench import device
 from irecgan_ext.models import Agent, Discriminator, UserModel
 from irecgan_ext.models.encoder import Cell
 from irecgan_ext.training.adversarial import train_irecgan
@@ -56,7 +57,8 @@ def make(size: Size, law: Law, mean_length: float, quick: bool) -> Models:
     """
     if law == "trained":
         config = short_training(log_sessions=100 if quick else 500, epochs=0 if quick else 2)
-        with tempfile.TemporaryDirectory() as directory:
+        # Logs and simulated users are the CPU's; the models go where the benchmark is.
+        with torch.device("cpu"), tempfile.TemporaryDirectory() as directory:
             run = start(config, Path(directory))
             train_irecgan(run)
             run.close()
@@ -79,7 +81,7 @@ def short_training(log_sessions: int, epochs: int) -> TrainConfig:
         log_sessions=log_sessions,
         quiet=True,
         checkpoint_seconds=1e9,
-        device="cpu",
+        device=device.current().type,
         user=replace(quick.user, epochs=8),
         agent=replace(quick.agent, epochs=6),
         discriminator=replace(quick.discriminator, pretrain_epochs=2),
@@ -91,7 +93,7 @@ def start(config: TrainConfig, directory: Path) -> Run:
     """A run of `config` on a log of its simulator."""
     source = open_source(config)
     train, valid = split(source.log, config.validation_share, torch.Generator().manual_seed(config.seed))
-    return Run(config, directory, train, valid, source.items, source.reward_mode(), torch.device("cpu"))
+    return Run(config, directory, train, valid, source.items, source.reward_mode(), device.current())
 
 
 def _untrained(size: Size, mean_length: float) -> Models:

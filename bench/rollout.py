@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import harness
+from bench import device, harness
 from bench.models import SLATE, Law, Models, Size, make
-from bench.peers.rollout import compiled, eager, jax_scan, straightforward
+from bench.peers.rollout import compiled, eager, graphed, jax_scan, straightforward
 from bench.peers.rollout.parts import Played, cat
 from irecgan_ext.rollout import Rollout, rollout
 
@@ -46,6 +46,11 @@ CASES = [
     Case(Size("lstm", 50, 512, 2), "random", sessions=200, padded_sessions=4),
     Case(Size("gru", 32, 512, 1, items=40_000), "peaked", sessions=16, padded_sessions=2),
 ]
+CUDA_CASES = [
+    Case(QUICK_SIZE, "trained", sessions=100_000, padded_sessions=10_000),
+    Case(Size("lstm", 50, 512, 2), "random", sessions=10_000, padded_sessions=500),
+    Case(Size("gru", 32, 512, 1, items=40_000), "peaked", sessions=1_000, padded_sessions=100),
+]
 QUICK_CASES = [Case(QUICK_SIZE, "trained", sessions=100, padded_sessions=20)]
 
 Play = Callable[[int], Rollout | Played]  # so many sessions
@@ -62,7 +67,7 @@ class Candidate:
 def run(threads: Sequence[int], quick: bool) -> list[dict[str, Any]]:
     """Rows of results: per case and number of threads, the op with and without shared states, and its peers."""
     rows = []
-    for case in QUICK_CASES if quick else CASES:
+    for case in QUICK_CASES if quick else CUDA_CASES if device.is_cuda() else CASES:
         print(f"rollout: {case.size}, {case.law}", file=sys.stderr, flush=True)
         models = make(case.size, case.law, MEAN_LENGTH, quick)
         candidates = _candidates(case, models)
@@ -89,6 +94,9 @@ def _candidates(case: Case, models: Models) -> dict[str, Candidate]:
         print(f"peer torch.compile is left out: {str(error).splitlines()[0]}")
     else:
         candidates["torch.compile of its step"] = Candidate(lambda n: step.rollout(sessions=n, **sizes), many)
+    if device.is_cuda():
+        padded = graphed.Graphed(*models, SLATE, sessions=few, **sizes)
+        candidates["CUDA graph of padded PyTorch"] = Candidate(lambda _: padded.rollout(), few)
     candidates["straightforward PyTorch"] = Candidate(
         lambda n: straightforward.rollout(*models, sessions=n, slate_size=SLATE, **sizes), few
     )

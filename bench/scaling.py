@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from bench import gumbel_topk, harness
+from bench import device, gumbel_topk, harness
 from bench.models import Size, make
 from bench.peers import gumbel_topk as sampler_peers
 from bench.rollout import check_same, play_eager, play_native
@@ -75,7 +75,7 @@ def run(threads: Sequence[int], quick: bool) -> list[dict[str, Any]]:
 
 
 def _draw_calls(at: Draw) -> dict[str, harness.Work]:
-    logits = torch.randn(at.R, at.C, generator=torch.Generator().manual_seed(1))
+    logits = torch.randn(at.R, at.C, generator=device.generator(1))
     samplers = {"native": gumbel_topk.native, EAGER: sampler_peers.noise_topk}
     for name, sampler in samplers.items():  # the law is the gumbel_topk question's
         gumbel_topk.check_shape(name, sampler(logits, at.k), logits, at.k)

@@ -17,7 +17,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from bench import harness
+from bench import device, harness
 from bench.models import short_training, start
 from bench.peers.rollout import eager
 from irecgan_ext.models import Agent, Discriminator, UserModel
@@ -49,7 +49,8 @@ def run(threads: Sequence[int], quick: bool) -> list[dict[str, Any]]:
     """
     config = short_training(QUICK_LOG_SESSIONS if quick else LOG_SESSIONS, epochs=0)
     rows = []
-    with tempfile.TemporaryDirectory() as directory:
+    # Logs and simulated users are the CPU's; a run has a device of its own.
+    with torch.device("cpu"), tempfile.TemporaryDirectory() as directory:
         pretrained = Path(directory) / "pretrained"
         first = start(config, pretrained)
         adversarial.train_irecgan(first)
@@ -110,8 +111,10 @@ class Clock:
 
     @contextmanager
     def time(self, name: str) -> Iterator[None]:
+        device.synchronize()
         begin = time.perf_counter()
         yield
+        device.synchronize()
         self.seconds[name] += time.perf_counter() - begin
 
     def parts(self) -> Seconds:
@@ -182,18 +185,19 @@ def eager_rollout(
     """The eager peer in the place of `irecgan_ext.rollout.rollout`, for sessions that begin with BOS."""
     if not bool((start == BOS).all()):
         raise ValueError("start must be BOS for the eager rollout")
-    played = eager.rollout(
-        user,
-        agent,
-        discriminator,
-        sessions=len(start),
-        slate_size=slate_size,
-        max_steps=max_steps,
-        completions=completions,
-    )
+    with start.device:
+        played = eager.rollout(
+            user,
+            agent,
+            discriminator,
+            sessions=len(start),
+            slate_size=slate_size,
+            max_steps=max_steps,
+            completions=completions,
+        )
     lengths = played.lengths.clone()
     horizon = int(lengths.max())
-    counted = torch.arange(horizon) < lengths[:, None]
+    counted = torch.arange(horizon, device=lengths.device) < lengths[:, None]
     clicks, slates, rewards, q = (
         x[:, :horizon].clone() for x in (played.clicks, played.slates, played.rewards, played.q)
     )
@@ -207,7 +211,7 @@ def check_same(first: Run) -> None:
     """Raise AssertionError unless both rollouts give valid sessions of the same mean length, on the models of `first`."""
     models = [model.eval() for model in (first.average.user, first.models.agent, first.models.discriminator)]
     options: dict[str, Any] = {"slate_size": first.train.slate_size, "max_steps": first.max_steps, "completions": 1}
-    start = torch.full((1000,), BOS)
+    start = torch.full((1000,), BOS, device=first.device)
     played = [play(*models, start=start, generator=torch.Generator(), **options) for play in (rollout, eager_rollout)]
     lengths = [x.trajectories.lengths.double() for x in played]
     for x in played:

@@ -149,9 +149,15 @@ def linear_gumbel_topk(
     the few blocks that win are projected again. Extra memory: 1/32 of the logits' bytes, and as much again with `exclude`
     or `mask`.
 
+    On a CUDA device hidden, weight and bias may be bfloat16 (sums are in float32); float32 is multiplied in three tf32
+    products, about as exact as float32 itself. Extra memory there: 3/32 of the float32 logits' bytes, and 1/32 with `exclude`
+    or `mask`. As in `gumbel_topk`, nothing in the data can raise there: a row with NaN or +inf gets values and logsumexp NaN
+    and indices -1, draws beyond a row's finite logits are (-inf, -1), the log-probability of such slates is NaN, and entries of
+    `exclude` outside 0..C-1 name nothing.
+
     Args:
         hidden: [R, H] float32.
-        weight: [C, H] float32. bias: [C] float32 or None.
+        weight: [C, H], bias: [C] or None, of hidden's dtype.
         k: draws per row, 1..C, and at most the number of items that may be drawn.
         generator, seed, rows, step, impl: as in `gumbel_topk`.
         exclude: [R, X] int64, items of each row that are not drawn (already shown, say), padded with PAD.
@@ -160,7 +166,7 @@ def linear_gumbel_topk(
             projection of the slate's blocks once more; nothing is subtracted, so it holds when one item dominates.
 
     Raises:
-        ValueError: an argument breaks its rule, a logit is NaN or +inf, or a row has fewer than k finite logits (the
+        ValueError: an argument breaks its rule, or (CPU) a logit is NaN or +inf, or a row has fewer than k finite logits (the
             reference does not look at the logits).
     """
     _check_impl(impl)
@@ -190,10 +196,15 @@ def linear_log_prob(
 
     The op makes four matrix products where PyTorch makes three. Where C is large it saves memory, and time if H is small.
 
+    On a CUDA device hidden, weight and bias may be bfloat16 (sums are in float32; the gradients of the logits are rounded to
+    bfloat16 before their products, as PyTorch's are), and nothing is left out. There the forward pass keeps 1/32 of the
+    float32 logits' bytes, the backward pass two panels of at most 2^24 gradients; nothing in the data can raise: a row whose
+    logits hold NaN, +inf or only -inf, or whose target is not below C, gets NaN, and so do its gradients.
+
     Args:
         hidden: [R, H] float32.
-        weight: [C, H] float32.
-        bias: [C] float32, or None for none; -inf excludes an item.
+        weight: [C, H], of hidden's dtype.
+        bias: [C], of hidden's dtype, or None for none; -inf excludes an item.
         targets: [R] int64, items in 0..C-1; a row with `PAD` has log-probability 0, no gradient, and is not computed.
         impl: "native" (any number of threads gives the same bits), or "reference" for the plain PyTorch twin.
 
@@ -201,7 +212,7 @@ def linear_log_prob(
         [R] float32.
 
     Raises:
-        ValueError: an argument breaks its rule, or a row that counts has a logit of NaN or +inf, or none but -inf (the
+        ValueError: an argument breaks its rule, or (CPU) a row that counts has a logit of NaN or +inf, or none but -inf (the
             reference does not look at the logits).
         RuntimeError: a second derivative is asked of the native op.
     """
@@ -282,6 +293,13 @@ def rollout(
         generator, seed, impl: as in `gumbel_topk`.
         share: one state per distinct click history (the same samples, faster); False keeps one per session.
 
+    On a CUDA device the parameters may be bfloat16 (computed in float32), L is at most 8, and the host does not wait: the
+    launches depend on sizes alone, so that the call can be captured in a CUDA graph; a seed on the device is read there, and
+    replays draw anew if the seed tensor is rewritten. Nothing in the data can raise. A session that cannot go on, because
+    a model's output cannot be used or its row's start is out of range, ends at that step with click PAD, reward NaN and
+    censored; scores and q that would come of it are NaN. Small models (their states in half of the shared memory of a
+    multiprocessor) play in one kernel, where states are shared between a step's completions only; `work` says so.
+
     Raises:
         ValueError: an argument breaks its rule, or an agent's logits hold NaN, +inf or fewer than K finite entries (the
             reference does not look at the logits).
@@ -324,8 +342,11 @@ def _linear_gumbel_topk_fake(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, k: int, *rest: Any
 ) -> tuple[Tensor, ...]:
     rows, log_prob = hidden.shape[0], rest[-1]
-    draws = hidden.new_empty((rows, k)), hidden.new_empty((rows, k), dtype=torch.int64)
-    return (*draws, hidden.new_empty((rows,)), hidden.new_empty((rows if log_prob else 0,)))
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:  # bfloat16 layers give float32 too
+        return hidden.new_empty(shape, dtype=dtype)
+
+    return empty(rows, k), empty(rows, k, dtype=torch.int64), empty(rows), empty(rows if log_prob else 0)
 
 
 @torch.library.register_fake("irecgan_ext::rollout")
@@ -352,7 +373,8 @@ def _rollout_fake(user, agent, discriminator, user_state, *args):  # type: ignor
 def _linear_log_prob_fake(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, Tensor]:
-    return hidden.new_empty(hidden.shape[:1]), hidden.new_empty(hidden.shape[:1], dtype=torch.float64)
+    rows = hidden.shape[:1]
+    return hidden.new_empty(rows, dtype=torch.float32), hidden.new_empty(rows, dtype=torch.float64)
 
 
 @torch.library.register_fake("irecgan_ext::linear_log_prob_backward")

@@ -69,7 +69,8 @@ def rollout(
         impl: "native" or "reference".
 
     Raises:
-        ValueError: an argument breaks its rule, or a session of `prefix` is finished or too long.
+        ValueError: an argument breaks its rule, a session of `prefix` is finished or too long, or a model's output cannot be
+            used (NaN, infinite logits, an agent with fewer than K finite ones).
     """
     if sum(x is not None for x in (sessions, start, prefix)) != 1:
         raise ValueError("sessions, start, prefix: exactly one must be given")
@@ -104,6 +105,7 @@ def rollout(
             share=share,
             impl=impl,
         )
+    _check_outputs(out)
     trajectories, q = _join(prefix, out)
     return Rollout(trajectories, None if discriminator is None else out.scores, q if completions else None, out.work)
 
@@ -166,6 +168,13 @@ def _consumed(encoder: Encoder, prefix: Trajectories) -> Tensor:
         reached = (t < prefix.lengths)[:, None]
         state = torch.where(reached, encoder.step(state, inputs[:, t]), state)
     return state
+
+
+def _check_outputs(out: ops.RolloutOutput) -> None:
+    """What the CPU op raises, and the CUDA op can only mark (`ops.rollout`)."""
+    if bool((out.rewards.sum() + out.scores.sum() + out.q.sum()).isnan()):
+        bad = out.rewards.isnan().any(1) | out.scores.isnan() | out.q.isnan().any(1)
+        raise ValueError(f"models must have finite outputs, got NaN: session {int(bad.nonzero()[0])}")
 
 
 def _join(prefix: Trajectories, out: ops.RolloutOutput) -> tuple[Trajectories, Tensor]:

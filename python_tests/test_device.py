@@ -1,7 +1,7 @@
 """Training and evaluation on a device other than the CPU, as far as a machine without one can show it.
 
 On a GPU a tensor that is made without a device lands on the CPU, and meets the others there in an error. So every tensor that
-training makes must name its device; a generator must be on that device too.
+training makes must name its device; generators are on the CPU, and so are the indices drawn from them.
 """
 
 from __future__ import annotations

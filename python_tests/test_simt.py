@@ -1,67 +1,43 @@
 """The CUDA sources, run on the host by csrc/simt: the draws of the CPU op, and what the executor refuses."""
 
 import ctypes
-import os
 import re
-import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+import simt
 import torch
+from simt import ORDERS, pointer
 from torch import Tensor
 
 from irecgan_ext import ops
 
-ROOT = Path(__file__).parent.parent
-FLAGS = ["-std=c++20", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", f"-I{ROOT}/csrc/simt"]
-COMPILER = shutil.which(os.environ.get("CXX", "g++"))
-ORDERS = pytest.mark.parametrize("reversed_lanes", [False, True], ids=["forward", "reversed"])
-
-pytestmark = pytest.mark.skipif(
-    COMPILER is None or not sys.platform.startswith("linux"), reason="csrc/simt needs a C++20 compiler and Linux"
-)
-
-
-def compiled(source: str, target: Path, *flags: str) -> Path:
-    command = [str(COMPILER), *FLAGS, *flags, "-x", "c++", str(ROOT / source), "-o", str(target)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return target
+pytestmark = simt.NEEDS_COMPILER
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory):
-    target = tmp_path_factory.mktemp("simt") / "gumbel_topk.so"
-    return ctypes.CDLL(str(compiled("csrc/simt/gumbel_topk.cpp", target, "-fPIC", "-shared")))
+def kernels():
+    return simt.library("csrc/simt/gumbel_topk.cpp")
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    target = tmp_path_factory.mktemp("simt") / "self_test.so"
-    return ctypes.CDLL(str(compiled("csrc/simt/self_test.cu", target, "-fPIC", "-shared")))
-
-
-def pointer(t: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(t.data_ptr())
+def small():
+    return simt.library("csrc/simt/self_test.cu")
 
 
 def simt_topk(kernels, logits: Tensor, k: int, seed: int, *, rows=None, step=0, reversed_lanes=False, host_seed=False):
     """ops.gumbel_topk's result from the CUDA kernels."""
     entry = kernels.gumbel_topk_f32 if logits.dtype == torch.float32 else kernels.gumbel_topk_f64
-    entry.restype = ctypes.c_char_p
     count, items = logits.shape
     rows = torch.arange(count) if rows is None else rows
     seed_tensor = torch.tensor(seed)
     values = torch.full((count, k), 123.0, dtype=logits.dtype)
     indices = torch.full((count, k), 123)
     sizes = [ctypes.c_int64(n) for n in (step, count, items, k)]
-    error = entry(
-        int(reversed_lanes), pointer(logits), pointer(rows), pointer(seed_tensor), int(host_seed), *sizes,
+    simt.run(
+        entry, int(reversed_lanes), pointer(logits), pointer(rows), pointer(seed_tensor), int(host_seed), *sizes,
         pointer(values), pointer(indices),
     )  # fmt: skip
-    assert error is None, error
     return values, indices
 
 
@@ -70,14 +46,7 @@ def random_logits(rows: int, items: int, dtype: torch.dtype) -> Tensor:
 
 
 def assert_same_draws(drawn, expected):
-    (values, indices), (expected_values, expected_indices) = drawn, expected
-    tolerance = 5e-6 if values.dtype == torch.float32 else 1e-12
-    torch.testing.assert_close(values, expected_values, rtol=0, atol=tolerance)
-    # Arrivals closer than the arithmetic may change places.
-    gaps = torch.nn.functional.pad(-expected_values.diff(dim=1), (1, 1), value=torch.inf)
-    tied = torch.minimum(gaps[:, 1:], gaps[:, :-1]) < tolerance
-    assert bool(((indices == expected_indices) | tied).all())
-    assert tied.double().mean() < 0.01
+    simt.assert_same_draws(drawn, expected, 5e-6 if drawn[0].dtype == torch.float32 else 1e-12)
 
 
 @ORDERS
@@ -242,13 +211,8 @@ def test_launches_of_impossible_size(small, threads, blocks):
 
 
 @pytest.fixture(scope="module")
-def address_check(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("simt")
-    (folder / "empty.cpp").write_text("int main() {}\n")
-    probe = [str(COMPILER), "-fsanitize=address", str(folder / "empty.cpp"), "-o", str(folder / "empty")]
-    if subprocess.run(probe, capture_output=True).returncode != 0:
-        pytest.skip("the compiler has no AddressSanitizer")
-    return compiled("csrc/simt/address_check.cpp", folder / "address_check", "-fsanitize=address")
+def address_check():
+    return simt.with_address_check("csrc/simt/address_check.cpp")
 
 
 def test_no_address_outside_the_buffers(address_check):

@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "../math/race.h"
+#include "../math/click.h"
 #include "encoder.h"
 #include "race_buffers.h"
 #include "scoring.h"
@@ -309,8 +309,8 @@ void Rollout::play_session(int64_t session, float* weights, float* mean) {
   if (s.fault != Fault::kNone) return;
   const int64_t k = options_.slate_size;
   const int64_t* slate = slates_.data() + session * k;
-  const Words words = draw(stream(s), Purpose::kClick, 0);
-  const int64_t choice = clicks_.click(s.node, slate, k, uniform(words.w[0], words.w[1]), weights);
+  const ClickUniforms uniforms = click_uniforms(stream(s));
+  const int64_t choice = clicks_.click(s.node, slate, k, uniforms.choice, weights);
   if (choice == kNotANumber) {
     fail(session, Fault::kUser);
     return;
@@ -323,7 +323,7 @@ void Rollout::play_session(int64_t session, float* weights, float* mean) {
       const int64_t width = models_.user.width;
       const float logit =
           kernel_.dot(reward_queries_.data() + s.node * width, models_.user.embedding + s.clicked * width, width);
-      s.reward = uniform(words.w[2], words.w[3]) < 1.0 / (1.0 + std::exp(-static_cast<double>(logit))) ? 1.0f : 0.0f;
+      s.reward = earns(uniforms.reward, logit) ? 1.0f : 0.0f;
     }
   }
   if (!favourites_) return;
@@ -377,7 +377,7 @@ void Rollout::advance() {
 void Rollout::finish(const Session& s, bool censored) {
   if (is_root(s)) out_.censored[s.root] = censored;
   if (!discriminator_) return;
-  const double d = 1.0 / (1.0 + std::exp(-s.score_sum / (static_cast<double>(s.step) + 1.0)));
+  const double d = session_score(s.score_sum, static_cast<int64_t>(s.step) + 1);
   double* q = q_sums_.data() + s.root * options_.max_steps;
   if (is_root(s)) {
     out_.scores[s.root] = static_cast<float>(d);

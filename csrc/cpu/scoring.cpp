@@ -1,9 +1,9 @@
 #include "scoring.h"
 
+#include "../math/click.h"
+
 namespace irecgan::cpu {
 namespace {
-
-constexpr float kTemperature = 0.1f;  // of D's favourite item
 
 // e_j W [C + 1, H] and e_j . b [C + 1], the logits' weights in terms of the state.
 PackedLinear fold(const Runtime& runtime, const EncoderWeights& encoder, const LinearWeights& query,
@@ -59,9 +59,9 @@ int64_t CandidateScorer::click(int64_t node, const int64_t* slate, int64_t slate
 float CandidateScorer::step_score(int64_t node, const int64_t* slate, int64_t slate_size, int64_t clicked,
                                   float* weights, float* mean) const {
   if (!folded_)
-    return kernel_.step_score(unfolded_slate(node, slate, slate_size, weights), clicked, kTemperature, mean);
+    return kernel_.step_score(unfolded_slate(node, slate, slate_size, weights), clicked, kFavouriteTemperature, mean);
   return kernel_.step_score_scored({scores_.data() + node * (items_ + 1), slate, slate_size, items_, weights},
-                                   matches_.data() + clicked * (items_ + 1), kTemperature);
+                                   matches_.data() + clicked * (items_ + 1), kFavouriteTemperature);
 }
 
 }  // namespace irecgan::cpu

@@ -5,17 +5,16 @@
 
 #include <cstdint>
 
+#include "noise_key.h"
+
 namespace irecgan::cuda {
 
 // Pointers are device memory, contiguous. A row with NaN or +inf among its logits gets (NaN, -1) everywhere; draws
 // beyond a row's finite logits are (-inf, -1). Nothing of that can be raised without waiting for the device.
 template <typename T>
 struct GumbelTopk {
-  const T* logits;             // [R, C]
-  const int64_t* rows;         // [R] global row ids, 0..2^40 - 1
-  const int64_t* device_seed;  // [], read when the kernels run; null: host_seed
-  int64_t host_seed;
-  int64_t step;
+  const T* logits;  // [R, C]
+  NoiseKey key;
   int64_t count;      // R
   int64_t items;      // C, at most 2^30
   int64_t k;          // 1..C

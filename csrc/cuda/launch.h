@@ -4,6 +4,8 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdint>
+
 #if defined(__CUDACC__)
 
 #define IRECGAN_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
@@ -22,3 +24,18 @@
 #define IRECGAN_DYNAMIC_SHARED(T, name) T* const name = static_cast<T*>(simt::dynamic_shared())
 
 #endif
+
+namespace irecgan::cuda {
+
+constexpr int64_t kMaxGrid = int64_t{1} << 30;
+
+// Blocks of a grid that has `tasks` to do; each takes every grid'th one.
+inline unsigned grid_of(int64_t tasks) { return static_cast<unsigned>(tasks < kMaxGrid ? tasks : kMaxGrid); }
+
+// More than 48 KB of dynamic shared memory has to be asked for, on every device anew.
+template <typename Kernel>
+cudaError_t allow_shared(Kernel kernel, size_t bytes) {
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+}
+
+}  // namespace irecgan::cuda

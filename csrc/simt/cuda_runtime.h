@@ -27,6 +27,12 @@ using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess = 0 };
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }  // what goes wrong is thrown
 
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+template <typename Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
+  return cudaSuccess;  // shared memory is as large as a launch asks for
+}
+
 #define SIMT_HERE std::source_location where = std::source_location::current()
 
 inline void __syncthreads(SIMT_HERE) { simt::detail::executor->wait({simt::Operation::kBarrier, 0, 0, 0, where}); }

@@ -14,8 +14,15 @@ const char* run(int reversed, const T* logits, const int64_t* rows, const int64_
     std::vector<double> log_times(blocks, -1e300);
     std::vector<uint64_t> taken(blocks, ~uint64_t{0});
     irecgan::cuda::launch_gumbel_topk(
-        nullptr, irecgan::cuda::GumbelTopk<T>{logits, rows, seed_on_host ? nullptr : seed, seed_on_host ? *seed : 0,
-                                              step, count, items, k, log_times.data(), taken.data(), values, indices});
+        nullptr, irecgan::cuda::GumbelTopk<T>{logits,
+                                              {rows, seed_on_host ? nullptr : seed, seed_on_host ? *seed : 0, step},
+                                              count,
+                                              items,
+                                              k,
+                                              log_times.data(),
+                                              taken.data(),
+                                              values,
+                                              indices});
   });
 }
 

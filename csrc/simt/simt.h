@@ -4,6 +4,7 @@
 
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -33,8 +34,8 @@ struct Misuse : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// In which order the threads of a block run between two points where they meet. A kernel that lacks a barrier usually
-// gives different results in the two.
+// In which order the threads of a block run between two points where they meet: warp after warp, each as far as it gets
+// without the others. A kernel that lacks a barrier usually gives different results in the two, or wrong ones.
 enum class Order { kForward, kReversed };
 
 inline thread_local Order order = Order::kForward;
@@ -42,7 +43,7 @@ inline thread_local Order order = Order::kForward;
 constexpr unsigned kWarpSize = 32;
 constexpr size_t kStackBytes = 256 * 1024;
 
-enum class Operation : uint8_t { kBarrier, kSyncWarp, kShuffle, kBallot };
+enum class Operation : uint8_t { kBarrier, kSyncWarp, kShuffle, kBallot, kCollective };
 
 inline const char* name(Operation operation) {
   switch (operation) {
@@ -52,6 +53,8 @@ inline const char* name(Operation operation) {
       return "__syncwarp";
     case Operation::kShuffle:
       return "__shfl_*_sync";
+    case Operation::kCollective:
+      return "an instruction of the whole warp";
     default:
       return "__ballot_sync, __any_sync or __all_sync";
   }
@@ -64,6 +67,15 @@ struct Request {
   uint64_t payload = 0;      // shuffle: the value's bytes; ballot: the predicate
   unsigned source_lane = 0;  // shuffle: lane within the warp
   std::source_location where;
+  void (*collective)(void* const* parts) = nullptr;  // does a whole warp's work, given the 32 lanes' payloads
+};
+
+// A copy that has been asked for and not waited for.
+struct PendingCopy {
+  void* to;
+  const void* from;
+  size_t bytes;
+  size_t filled;  // bytes read; the rest become zero
 };
 
 namespace detail {
@@ -135,6 +147,7 @@ struct Fiber {
   Request request;
   uint64_t reply = 0;
   Dim3 index;
+  std::vector<std::vector<PendingCopy>> copies;  // groups in the order of their commits; the last is still open
   void* fake_stack = nullptr;
 };
 
@@ -156,6 +169,7 @@ class Executor {
   static void enter();
   void prepare(Fiber& fiber);
   void run_block(Dim3 index);
+  void run_warp(size_t warp);
   void resume(Fiber& fiber);
   void leave(Fiber& fiber, bool for_good);
   bool complete_barrier();
@@ -273,19 +287,25 @@ inline bool Executor::complete_warp(size_t first, size_t lanes) {
     const Fiber& leader = fibers_[first + lane];
     if (leader.state != State::kWaiting || leader.request.operation == Operation::kBarrier) continue;
     const Request request = leader.request;
+    const auto call = [&] { return std::string(name(request.operation)) + " at " + text(request.where); };
     bool complete = true;
     for (unsigned other = 0; other < kWarpSize; ++other) {
       if (!(request.mask >> other & 1)) continue;
-      const std::string call = std::string(name(request.operation)) + " at " + text(request.where);
       if (other >= lanes)
-        throw Misuse(call + ": the mask names lane " + std::to_string(other) + " of a warp of " +
+        throw Misuse(call() + ": the mask names lane " + std::to_string(other) + " of a warp of " +
                      std::to_string(lanes));
       const Fiber& fiber = fibers_[first + other];
-      if (fiber.state == State::kExited) throw Misuse(call + " names an exited lane: " + describe(fiber));
+      if (fiber.state == State::kExited) throw Misuse(call() + " names an exited lane: " + describe(fiber));
       complete = complete && fiber.state == State::kWaiting && fiber.request.operation == request.operation &&
-                 fiber.request.mask == request.mask;
+                 fiber.request.mask == request.mask && fiber.request.collective == request.collective;
     }
     if (!complete) continue;
+    if (request.operation == Operation::kCollective) {
+      void* parts[kWarpSize];
+      for (unsigned l = 0; l < kWarpSize; ++l)
+        parts[l] = reinterpret_cast<void*>(static_cast<uintptr_t>(fibers_[first + l].request.payload));
+      request.collective(parts);
+    }
     uint64_t ballot = 0;
     for (unsigned l = 0; l < lanes; ++l)
       if (request.mask >> l & 1) ballot |= fibers_[first + l].request.payload << l;
@@ -322,6 +342,7 @@ inline void Executor::refuse_standstill() const {
 
 inline void Executor::prepare(Fiber& fiber) {
   fiber.state = State::kReady;
+  fiber.copies.assign(1, {});
   fiber.fake_stack = nullptr;
   fiber.context.begin(fiber.stack.get(), kStackBytes, &Executor::enter);
 }
@@ -338,21 +359,25 @@ inline void Executor::run_block(Dim3 index) {
         fibers_[i].index = Dim3(x, y, z);
         prepare(fibers_[i]);
       }
-  const size_t threads = fibers_.size();
+  const size_t warps = (fibers_.size() + kWarpSize - 1) / kWarpSize;
   for (;;) {
-    size_t exited = 0;
-    for (size_t turn = 0; turn < threads; ++turn) {
-      Fiber& fiber = fibers_[order == Order::kForward ? turn : threads - 1 - turn];
+    for (size_t turn = 0; turn < warps; ++turn) run_warp(order == Order::kForward ? turn : warps - 1 - turn);
+    if (std::all_of(fibers_.begin(), fibers_.end(), [](const Fiber& f) { return f.state == State::kExited; })) return;
+    if (!complete_barrier()) refuse_standstill();
+  }
+}
+
+// As far as the warp gets without the others: one that runs ahead shows where a barrier is missing.
+inline void Executor::run_warp(size_t warp) {
+  const size_t first = warp * kWarpSize;
+  const size_t lanes = std::min<size_t>(fibers_.size() - first, kWarpSize);
+  do {
+    for (size_t turn = 0; turn < lanes; ++turn) {
+      Fiber& fiber = fibers_[first + (order == Order::kForward ? turn : lanes - 1 - turn)];
       if (fiber.state == State::kReady) resume(fiber);
       if (thrown_) std::rethrow_exception(thrown_);
-      exited += fiber.state == State::kExited;
     }
-    if (exited == threads) return;
-    bool progress = false;
-    for (size_t first = 0; first < threads; first += kWarpSize)
-      if (complete_warp(first, threads - first < kWarpSize ? threads - first : kWarpSize)) progress = true;
-    if (!progress && !complete_barrier()) refuse_standstill();
-  }
+  } while (complete_warp(first, lanes));
 }
 
 inline void Executor::run() {
@@ -396,6 +421,11 @@ T shuffle(unsigned mask, T value, unsigned source, std::source_location where) {
 inline unsigned ballot(unsigned mask, bool predicate, std::source_location where) {
   return static_cast<unsigned>(
       detail::executor->wait(Request{Operation::kBallot, mask, predicate ? uint64_t{1} : 0, 0, where}));
+}
+
+// An instruction that all 32 lanes execute together: `f` runs once, when every lane has brought its part.
+inline void collective(void (*f)(void* const* parts), void* part, std::source_location where) {
+  detail::executor->wait(Request{Operation::kCollective, 0xFFFFFFFFu, reinterpret_cast<uintptr_t>(part), 0, where, f});
 }
 
 }  // namespace simt

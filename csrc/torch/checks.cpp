@@ -81,6 +81,29 @@ void check_seed(const Tensor& seed) {
   require(seed.numel() == 1, "seed", "hold one element", shape(seed));
 }
 
+// hidden [R, H], weight [C, H], bias [C] of one dtype: float32, on CUDA devices bfloat16 too. C and H at least `least`.
+void check_layer(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias, int64_t least) {
+  const ScalarType type = hidden.scalar_type();
+  if (hidden.is_cuda()) {
+    require(type == ScalarType::Float || type == ScalarType::BFloat16, "hidden", "have dtype float32 or bfloat16",
+            dtype_name(type));
+  } else {
+    check_dtype(hidden, ScalarType::Float, "hidden");
+  }
+  require(hidden.dim() == 2, "hidden", "have 2 dimensions [R, H]", shape(hidden));
+  require(hidden.size(1) >= least, "hidden", "have at least one column [R, H]", shape(hidden));
+  check_dtype(weight, type, "weight");
+  require(weight.dim() == 2, "weight", "have 2 dimensions [C, H]", shape(weight));
+  const int64_t items = weight.size(0);
+  require(items >= least, "weight", "have at least one row [C, H]", shape(weight));
+  check_shape(weight, {items, hidden.size(1)}, "weight");
+  require(items <= kMaxItems, "weight", "have at most 2^30 items", std::to_string(items));
+  if (bias) {
+    check_dtype(*bias, type, "bias");
+    check_shape(*bias, {items}, "bias");
+  }
+}
+
 struct EncoderSizes {
   int64_t embedding;
   int64_t hidden;
@@ -91,7 +114,11 @@ EncoderSizes check_encoder(const std::vector<Tensor>& p, const std::string& name
                            size_t heads) {
   const size_t expected = 1 + 4 * static_cast<size_t>(sizes.layers) + heads;
   require(p.size() == expected, name, "hold " + std::to_string(expected) + " tensors", std::to_string(p.size()));
-  for (size_t i = 0; i < p.size(); ++i) check_dtype(p[i], ScalarType::Float, name + "[" + std::to_string(i) + "]");
+  for (size_t i = 0; i < p.size(); ++i) {
+    // The CUDA kernels convert bfloat16 parameters.
+    if (p[i].is_cuda() && p[i].scalar_type() == ScalarType::BFloat16) continue;
+    check_dtype(p[i], ScalarType::Float, name + "[" + std::to_string(i) + "]");
+  }
   require(p[0].dim() == 2, name + "[0]", "have 2 dimensions [C + 2, E]", shape(p[0]));
   require(p[2].dim() == 2, name + "[2]", "have 2 dimensions [G H, H]", shape(p[2]));
   const EncoderSizes encoder{p[0].size(1), p[2].size(1)};
@@ -141,17 +168,8 @@ void check_linear_gumbel_topk(const Tensor& hidden, const Tensor& weight, const 
                               const Tensor& seed, const Tensor& rows, int64_t step,
                               const std::optional<Tensor>& exclude, const std::optional<Tensor>& mask,
                               bool /*log_prob*/) {
-  require(hidden.dim() == 2, "hidden", "have 2 dimensions [R, H]", shape(hidden));
-  require(weight.dim() == 2, "weight", "have 2 dimensions [C, H]", shape(weight));
-  check_dtype(hidden, ScalarType::Float, "hidden");
-  check_dtype(weight, ScalarType::Float, "weight");
+  check_layer(hidden, weight, bias, 0);
   const int64_t items = weight.size(0);
-  check_shape(weight, {items, hidden.size(1)}, "weight");
-  require(items <= kMaxItems, "weight", "have at most 2^30 items", std::to_string(items));
-  if (bias) {
-    check_dtype(*bias, ScalarType::Float, "bias");
-    check_shape(*bias, {items}, "bias");
-  }
   check_range(k, 1, items, "k", "1..C (C = " + std::to_string(items) + ")");
   check_seed(seed);
   check_dtype(rows, ScalarType::Long, "rows");
@@ -176,18 +194,8 @@ void check_linear_gumbel_topk(const Tensor& hidden, const Tensor& weight, const 
 
 void check_linear_log_prob(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias,
                            const Tensor& targets) {
-  check_dtype(hidden, ScalarType::Float, "hidden");
-  require(hidden.dim() == 2, "hidden", "have 2 dimensions [R, H]", shape(hidden));
-  require(hidden.size(1) >= 1, "hidden", "have at least one column [R, H]", shape(hidden));
-  check_dtype(weight, ScalarType::Float, "weight");
-  require(weight.dim() == 2, "weight", "have 2 dimensions [C, H]", shape(weight));
+  check_layer(hidden, weight, bias, 1);
   const int64_t items = weight.size(0);
-  require(items >= 1, "weight", "have at least one row [C, H]", shape(weight));
-  check_shape(weight, {items, hidden.size(1)}, "weight");
-  if (bias.has_value()) {
-    check_dtype(*bias, ScalarType::Float, "bias");
-    check_shape(*bias, {items}, "bias");
-  }
   check_dtype(targets, ScalarType::Long, "targets");
   check_shape(targets, {hidden.size(0)}, "targets");
   check_values(targets, cpu::kPad, items - 1, "targets", "0..C - 1 (C = " + std::to_string(items) + ") or PAD");

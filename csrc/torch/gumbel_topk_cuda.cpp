@@ -1,34 +1,17 @@
 // irecgan_ext::gumbel_topk on CUDA devices. The schema is _C's.
-#include <cuda_runtime.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/macros.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <tuple>
 
 #include "../cuda/gumbel_topk.h"
 #include "../math/race.h"
-#include "checks.h"
-#include "tensors.h"
+#include "cuda_tensors.h"
 
 namespace irecgan {
 namespace {
 
 using torch::headeronly::ScalarType;
-
-cudaStream_t current_stream(int32_t device) {
-  void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-  return static_cast<cudaStream_t>(stream);
-}
-
-std::string device_name(const Tensor& t) { return t.is_cpu() ? "cpu" : "cuda:" + std::to_string(t.get_device_index()); }
-
-bool same_device(const Tensor& a, const Tensor& b) {
-  return a.is_cuda() && b.is_cuda() && a.get_device_index() == b.get_device_index();
-}
 
 template <typename T>
 void sample(const Tensor& logits, int64_t k, const Tensor& seed, const Tensor& rows, int64_t step, Tensor& values,
@@ -42,10 +25,7 @@ void sample(const Tensor& logits, int64_t k, const Tensor& seed, const Tensor& r
 
   cuda::GumbelTopk<T> op{};
   op.logits = input.const_data_ptr<T>();
-  op.rows = row_ids.const_data_ptr<int64_t>();
-  op.device_seed = seed.is_cpu() ? nullptr : seed.const_data_ptr<int64_t>();
-  op.host_seed = seed.is_cpu() ? *seed.const_data_ptr<int64_t>() : 0;
-  op.step = step;
+  op.key = noise_key(row_ids, seed, step);
   op.count = input.size(0);
   op.items = input.size(1);
   op.k = k;
@@ -53,17 +33,15 @@ void sample(const Tensor& logits, int64_t k, const Tensor& seed, const Tensor& r
   op.taken = reinterpret_cast<uint64_t*>(taken.mutable_data_ptr<int64_t>());
   op.values = values.mutable_data_ptr<T>();
   op.indices = indices.mutable_data_ptr<int64_t>();
-  STD_CUDA_CHECK(cuda::launch_gumbel_topk(current_stream(logits.get_device_index()), op));
+  STD_CUDA_CHECK(cuda::launch_gumbel_topk(current_stream(logits), op));
 }
 
 // logits [R, C], seed [] on the CPU or the device, rows [R] -> values, indices [R, k].
 std::tuple<Tensor, Tensor> gumbel_topk(const Tensor& logits, int64_t k, const Tensor& seed, const Tensor& rows,
                                        int64_t step) {
   check_gumbel_topk(logits, k, seed, rows, step);
-  if (!logits.is_cuda()) fail("logits must be on a CUDA device where rows or seed are, got cpu");
-  if (!same_device(rows, logits)) fail("rows must be on " + device_name(logits) + ", got " + device_name(rows));
-  if (!seed.is_cpu() && !same_device(seed, logits))
-    fail("seed must be on cpu or " + device_name(logits) + ", got " + device_name(seed));
+  check_devices({"logits", logits}, {{"rows", rows}});
+  check_seed_device(seed, logits);
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
   Tensor values = torch::stable::new_empty(logits, {logits.size(0), k});
   Tensor indices = torch::stable::new_empty(logits, {logits.size(0), k}, ScalarType::Long);

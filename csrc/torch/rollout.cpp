@@ -5,12 +5,10 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <string>
-#include <tuple>
 #include <vector>
 
-#include "checks.h"
+#include "rollout_outputs.h"
 #include "runtime.h"
-#include "tensors.h"
 
 namespace irecgan {
 namespace {
@@ -44,9 +42,6 @@ cpu::LinearWeights linear_weights(const std::vector<Tensor>& p, size_t at) {
   return {floats(p[at]), floats(p[at + 1])};
 }
 
-using RolloutResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-// slates [R, W, K], clicks [R, W], rewards [R, W], lengths [R], censored [R], scores [R], q [R, W], work [4].
 RolloutResult rollout(const std::vector<Tensor>& user, const std::vector<Tensor>& agent,
                       const std::vector<Tensor>& discriminator, const Tensor& user_state, const Tensor& agent_state,
                       const Tensor& discriminator_state, const Tensor& state_index, const Tensor& symbols,
@@ -84,19 +79,9 @@ RolloutResult rollout(const std::vector<Tensor>& user, const std::vector<Tensor>
     }
   }
 
-  const int64_t r = sizes.rows, w = max_steps;
-  const auto make = [&](std::initializer_list<int64_t> size, ScalarType type, double value) {
-    Tensor t = torch::stable::new_empty(user_state, size, type);
-    torch::stable::fill_(t, value);
-    return t;
-  };
-  Tensor slates = make({r, w, slate_size}, ScalarType::Long, cpu::kPad),
-         clicks = make({r, w}, ScalarType::Long, cpu::kPad);
-  Tensor rewards = make({r, w}, ScalarType::Float, 0), lengths = make({r}, ScalarType::Long, 0);
-  Tensor censored = make({r}, ScalarType::Bool, 0), scores = make({r}, ScalarType::Float, 0);
-  Tensor q = make({r, w}, ScalarType::Float, 0), work = make({4}, ScalarType::Long, 0);
-
-  const cpu::RolloutRows inputs{r,
+  RolloutResult result = rollout_outputs(user_state, sizes.rows, max_steps, slate_size, cpu::kPad);
+  auto& [slates, clicks, rewards, lengths, censored, scores, q, work] = result;
+  const cpu::RolloutRows inputs{sizes.rows,
                                 row_inputs[0].const_data_ptr<int64_t>(),
                                 row_inputs[1].const_data_ptr<int64_t>(),
                                 row_inputs[2].const_data_ptr<int64_t>(),
@@ -109,7 +94,7 @@ RolloutResult rollout(const std::vector<Tensor>& user, const std::vector<Tensor>
       {slates.mutable_data_ptr<int64_t>(), clicks.mutable_data_ptr<int64_t>(), rewards.mutable_data_ptr<float>(),
        lengths.mutable_data_ptr<int64_t>(), censored.mutable_data_ptr<bool>(), scores.mutable_data_ptr<float>(),
        q.mutable_data_ptr<float>(), work.mutable_data_ptr<int64_t>()});
-  return {slates, clicks, rewards, lengths, censored, scores, q, work};
+  return result;
 }
 
 void check(const std::vector<Tensor>& user, const std::vector<Tensor>& agent, const std::vector<Tensor>& discriminator,

@@ -32,6 +32,8 @@ def linear_gumbel_topk(
         values [R, k], indices [R, k] int64, logsumexp [R] of the logits that may be drawn, and the slates'
         Plackett-Luce log-probabilities [R], or [0] if they are not wanted.
     """
+    if hidden.dtype == torch.bfloat16:  # the op sums in float32
+        hidden, weight, bias = hidden.float(), weight.float(), None if bias is None else bias.float()
     logits = functional.linear(hidden, weight, bias)
     if mask is not None:
         logits = logits.masked_fill(~mask, -torch.inf)

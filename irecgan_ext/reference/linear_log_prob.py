@@ -14,8 +14,10 @@ def linear_log_prob(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets
         targets: [R] int64 in 0..C-1, or PAD (any negative): log-probability 0 and no gradient.
 
     Returns:
-        [R], dtype of hidden.
+        [R], dtype of hidden; float32 for bfloat16.
     """
+    if hidden.dtype == torch.bfloat16:  # the op sums in float32
+        hidden, weight, bias = hidden.float(), weight.float(), None if bias is None else bias.float()
     kept = targets >= 0
     logits = torch.nn.functional.linear(hidden[kept], weight, bias)
     chosen = logits.log_softmax(1).gather(1, targets[kept, None])[:, 0]

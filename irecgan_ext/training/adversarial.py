@@ -99,7 +99,7 @@ def _stand_in(kind: str, mask: Tensor, generator: torch.Generator) -> Tensor:
     """[m, T] scores without a discriminator: 1, or uniform random numbers, on the counted steps of `mask`."""
     if kind == "constant":
         return mask.float()
-    return torch.where(mask, torch.rand(mask.shape, generator=generator, device=mask.device), 0.0)
+    return torch.where(mask, torch.rand(mask.shape, generator=generator, device=generator.device).to(mask.device), 0.0)
 
 
 def update_user(run: Run, unit: Unit, logged: Sessions, played: Rollout, rate: float) -> None:
@@ -109,7 +109,7 @@ def update_user(run: Run, unit: Unit, logged: Sessions, played: Rollout, rate: f
     fake, q = played.trajectories, scores(played)
     if config.centre_q:
         q = torch.where(fake.step_mask(), q / q[fake.step_mask()].mean() - 1, 0.0)
-    order = torch.randperm(len(q), generator=unit.generator, device=q.device)
+    order = torch.randperm(len(q), generator=unit.generator, device=unit.generator.device)
     batches = list(minibatches(sizes(logged), config.user_batch, unit.generator))
     user.train()
     for index, part in zip(batches, order.tensor_split(len(batches))):
@@ -129,8 +129,10 @@ def update_discriminator(run: Run, unit: Unit, logged: Sessions, generated: Traj
         "discriminator", discriminator, config.learning_rate, weight_decay=0.0, betas=DISCRIMINATOR_BETAS
     )
     discriminator.train()
-    real_order = torch.randperm(len(logged), generator=unit.generator, device=run.device).split(config.batch)
-    fake_order = torch.randperm(len(generated), generator=unit.generator, device=run.device).split(config.batch)
+    real_order = torch.randperm(len(logged), generator=unit.generator, device=unit.generator.device).split(config.batch)
+    fake_order = torch.randperm(len(generated), generator=unit.generator, device=unit.generator.device).split(
+        config.batch
+    )
     right = torch.zeros(2, device=run.device)
     for real, fake in zip(real_order, fake_order):
         real_logits = discriminator(logged.select(real))

@@ -42,7 +42,7 @@ def update_agent(
     optimiser = run.optimiser("adversarial_agent", agent, rate, weight_decay=0.0)
     fake = played.trajectories
     weights = generated_weights(run, unit, played, critic, trace)
-    order = torch.randperm(len(fake), generator=unit.generator, device=weights.device)
+    order = torch.randperm(len(fake), generator=unit.generator, device=unit.generator.device)
     agent.train()
     for part in order.split(config.agent_batch):
         batch = fake.select(part)

@@ -1,4 +1,5 @@
-"""Sessions of a log, split and served in mini-batches of similar length. Generators are on the device of the sessions."""
+"""Sessions of a log, split and served in mini-batches of similar length. Generators, and the indices drawn
+from them, are on the CPU whatever the sessions' device, so that a seed means the same everywhere."""
 
 from __future__ import annotations
 
@@ -56,6 +57,7 @@ def minibatches(lengths: Tensor, batch: int, generator: torch.Generator) -> Iter
         lengths: [B] int64, steps of each session, or `sizes`.
         batch: sessions per mini-batch.
     """
+    lengths = lengths.to(generator.device)
     order = torch.randperm(len(lengths), generator=generator, device=generator.device)
     chunks = []
     for pool in order.split(POOL * batch):

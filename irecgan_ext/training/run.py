@@ -61,7 +61,7 @@ class Models(nn.Module):
 
 @dataclass
 class Unit:
-    """One unit of work: its own generator, and the values that it reports."""
+    """One unit of work: its own generator, on the CPU whatever the run's device, and the values that it reports."""
 
     phase: str
     index: int
@@ -204,7 +204,7 @@ class Run:
                 started = time.monotonic()
                 entropy = self._entropy(phase, index)
                 torch.manual_seed(entropy)
-                work = Unit(phase, index, torch.Generator(self.device).manual_seed(entropy))
+                work = Unit(phase, index, torch.Generator().manual_seed(entropy))
                 yield work
                 self.done[phase] = index + 1
                 self.spend(phase, time.monotonic() - started)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from bench import device
 from bench.peers.rollout.parts import TEMPERATURE, Played
 from irecgan_ext.models import Agent, Discriminator, UserModel
 
@@ -34,6 +35,8 @@ def unavailable() -> str | None:
         return "jax is not installed (pip install jax)"
     if not (hasattr(os, "sched_setaffinity") and TASKS.exists()):
         return "jax cannot be held to a number of threads on this system"
+    if device.is_cuda() and jax.default_backend() != "gpu":
+        return "jax has no GPU backend here"
     return None
 
 
@@ -63,9 +66,9 @@ def _heads(user: UserModel, agent: Agent, discriminator: Discriminator) -> tuple
 
 
 def _weights(encoder: Any, head: Any) -> dict[str, Any]:
-    flat = [jnp.asarray(p.detach().numpy()) for p in encoder.rnn_parameters()]
+    flat = [jnp.asarray(p.detach().cpu().numpy()) for p in encoder.rnn_parameters()]
     embedding, weight, bias = (
-        jnp.asarray(p.detach().numpy()) for p in (encoder.embedding.weight, head.weight, head.bias)
+        jnp.asarray(p.detach().cpu().numpy()) for p in (encoder.embedding.weight, head.weight, head.bias)
     )
     layers = [flat[at : at + 4] for at in range(0, len(flat), 4)]
     return {"embedding": embedding, "layers": layers, "weight": weight, "bias": bias}

@@ -117,7 +117,7 @@ def _passes(run: Run, unit: Unit, name: str, model: nn.Module, loss: Loss, confi
 
 
 def _play(run: Run, unit: Unit, policy: RecurrentPolicy, sessions: int) -> Trajectories:
-    seed = int(torch.randint(2**62, (), generator=unit.generator, device=run.device))
+    seed = int(torch.randint(2**62, (), generator=unit.generator, device=unit.generator.device))
     size, cap = run.train.slate_size, run.config.evaluation.max_steps
     return simulate(_users(run), policy, sessions, slate_size=size, seed=seed, max_steps=cap)
 
