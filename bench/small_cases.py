@@ -23,7 +23,7 @@ def linear_gumbel_topk(device: torch.device) -> None:
     for dtype, (items, width) in product(dtypes, ((70, 5), (300, 33))):
         hidden, weight = torch.randn(5, width, device=device), torch.randn(items, width, device=device)
         mask = torch.rand(items, device=device) < 0.9
-        ops.linear_gumbel_topk(hidden.to(dtype), weight.to(dtype), None, 3, seed=1, mask=mask)
+        ops.linear_gumbel_topk(hidden.to(dtype), weight.to(dtype), None, 3, seed=1, mask=mask, log_prob=True)
 
 
 def linear_log_prob(device: torch.device) -> None:

@@ -77,6 +77,19 @@ class Setting:
         return ops.rollout(**self.arguments(rows, *args, **options), impl=impl)
 
 
+def mixed_prefix(setting: Setting, rows: int) -> tuple[Any, ...]:
+    """Rows that start from four states and symbols, at steps 0..4, with score sums; the last argument is state_index."""
+    generator = torch.Generator().manual_seed(3)
+    states = []
+    for model in setting.models:
+        shape = model.encoder.initial_state(4).shape
+        states.append(0.5 * torch.randn(shape, generator=generator))
+    index = torch.randint(4, (rows,), generator=generator)
+    symbols = torch.tensor([BOS, 3, ITEMS - 1, 0])[index]
+    steps = torch.randint(CAP - 1, (rows,), generator=generator)
+    return states, symbols, steps, torch.randn(rows, generator=generator) * steps, index
+
+
 def as_trajectories(out, start: Tensor | None = None) -> Trajectories:
     slates, clicks, rewards, lengths, censored = out[:5]
     start = torch.full_like(lengths, BOS) if start is None else start

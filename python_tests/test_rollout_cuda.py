@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from laws import chi_squared_p
-from settings import CAP, ITEMS, SLATE, Setting
+from settings import CAP, ITEMS, SLATE, Setting, mixed_prefix
 from torch import Tensor
 
 from irecgan_ext import ops
@@ -45,15 +45,6 @@ def assert_same(out: ops.RolloutOutput, expected: ops.RolloutOutput) -> None:
     assert close.double().mean() > 0.98
 
 
-def mixed(setting: Setting, rows: int):
-    """Rows that start from four states and symbols, at steps 0..4, with score sums; the last argument is state_index."""
-    generator = torch.Generator().manual_seed(3)
-    states = [0.5 * torch.randn(m.encoder.initial_state(4).shape, generator=generator) for m in setting.models]
-    index = torch.randint(4, (rows,), generator=generator)
-    steps = torch.randint(CAP - 1, (rows,), generator=generator)
-    return states, torch.tensor([BOS, 3, ITEMS - 1, 0])[index], steps, torch.randn(rows, generator=generator), index
-
-
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize(
     ("cell", "reward", "layers", "completions"),
@@ -62,7 +53,7 @@ def mixed(setting: Setting, rows: int):
 def test_sessions_of_the_cpu_op(cell, reward, layers, completions, share):
     setting = Setting(cell, reward, layers=layers)
     rows = torch.arange(500) + 2**35
-    arguments = setting.arguments(rows, completions, prefix=mixed(setting, 500), share=share)
+    arguments = setting.arguments(rows, completions, prefix=mixed_prefix(setting, 500), share=share)
     out = ops.rollout(**moved(arguments))
     assert all(x.is_cuda for x in out)
     assert_same(out, ops.rollout(**arguments))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from laws import chi_squared_p, count_draws, plackett_luce
-from settings import CAP, ITEMS, SLATE, Setting, as_trajectories, bias_end
+from settings import CAP, ITEMS, SLATE, Setting, as_trajectories, bias_end, mixed_prefix
 from torch import Tensor
 
 from irecgan_ext import ops
@@ -26,19 +26,6 @@ def assert_same(a: ops.RolloutOutput, b: ops.RolloutOutput) -> None:
         assert torch.equal(getattr(a, name), getattr(b, name)), name
     for name in FLOATS:
         torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=1e-5, atol=1e-6)
-
-
-def mixed_prefix(setting: Setting, rows: int):
-    """Rows that start from four states and symbols, at steps 0..4, with score sums; the last argument is state_index."""
-    generator = torch.Generator().manual_seed(3)
-    states = []
-    for model in setting.models:
-        shape = model.encoder.initial_state(4).shape
-        states.append(0.5 * torch.randn(shape, generator=generator))
-    index = torch.randint(4, (rows,), generator=generator)
-    symbols = torch.tensor([BOS, 3, ITEMS - 1, 0])[index]
-    steps = torch.randint(CAP - 1, (rows,), generator=generator)
-    return states, symbols, steps, torch.randn(rows, generator=generator) * steps, index
 
 
 CASES = list(itertools.product(("gru", "lstm"), ("survival", "binary"), (1, 2), (0, 3)))

@@ -7,13 +7,13 @@ import subprocess
 import pytest
 import simt
 import torch
-from settings import CAP, ITEMS, Setting
+from settings import CAP, ITEMS, Setting, mixed_prefix
 from simt import pointer
 from torch import Tensor
 
 from irecgan_ext import ops
 from irecgan_ext.models import Agent, Discriminator, UserModel
-from irecgan_ext.types import BOS, PAD
+from irecgan_ext.types import PAD
 
 pytestmark = simt.NEEDS_COMPILER
 
@@ -80,16 +80,6 @@ def assert_same(a: ops.RolloutOutput, b: ops.RolloutOutput) -> None:
         assert torch.equal(getattr(a, name), getattr(b, name)), name
     for name in ("scores", "q"):
         torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=1e-5, atol=1e-6)
-
-
-def mixed_prefix(setting: Setting, rows: int):
-    """Rows that start from four states and symbols, at steps 0..4, with score sums; the last argument is state_index."""
-    generator = torch.Generator().manual_seed(3)
-    states = [0.5 * torch.randn(model.encoder.initial_state(4).shape, generator=generator) for model in setting.models]
-    index = torch.randint(4, (rows,), generator=generator)
-    steps = torch.randint(CAP - 1, (rows,), generator=generator)
-    sums = torch.randn(rows, generator=generator) * steps
-    return states, torch.tensor([BOS, 3, ITEMS - 1, 0])[index], steps, sums, index
 
 
 CASES = [

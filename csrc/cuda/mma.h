@@ -34,7 +34,7 @@ __device__ __forceinline__ int warp_lane() {
 template <typename Dot>
 __device__ __forceinline__ void shuffled_mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Dot dot) {
   const int lane = warp_lane();
-#pragma unroll
+#pragma unroll 1  // a tile has many of these
   for (int k = 0; k < 8; ++k) {
     const int place = k % 4;
 #pragma unroll

@@ -45,7 +45,8 @@ __device__ Played play(const SmallPlan& plan, const SmallMemory& memory, const S
                          memory.log_times + warp * blocks,
                          memory.taken + warp * blocks,
                          logits,
-                         memory.slates + warp * op.slate_size};
+                         memory.slates + warp * op.slate_size,
+                         nullptr};
   for (int64_t b = 0; b < blocks; ++b) {
     float x[2];
     source.load(b, lane, x);

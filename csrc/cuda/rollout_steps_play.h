@@ -70,8 +70,8 @@ __device__ inline void draw_slate(const StepsPlan& plan, const Session& s, int64
   const Rollout& op = plan.op;
   const int64_t blocks = block_count(op.items), hidden = op.models[kAgent].hidden;
   const Stream stream = session_stream(op, s);
-  const Race<float> race{blocks, op.slate_size, plan.log_times + warp * blocks, plan.taken + warp * blocks,
-                         values, slate};
+  const Race<float> race{blocks, op.slate_size, plan.log_times + warp * blocks, plan.taken + warp * blocks, values,
+                         slate,  nullptr};
   for (int64_t b = lane; b < blocks; b += kWarp) {
     const LogitStats<float> stats{plan.block_max[node * blocks + b], plan.block_sum[node * blocks + b]};
     race.log_times[b] = log_gap(exponential_fast(first_uniform(stream, b)), stats);
