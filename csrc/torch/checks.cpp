@@ -2,7 +2,9 @@
 
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <initializer_list>
 #include <stdexcept>
+#include <string_view>
 
 #include "../cpu/rollout.h"
 #include "../math/race.h"
@@ -49,55 +51,89 @@ const char* dtype_name(ScalarType type) {
   }
 }
 
-void require(bool holds, const std::string& name, const std::string& rule, const std::string& got) {
-  if (!holds) fail(name + " must " + rule + ", got " + got);
+// Texts are made only where a rule is broken: a small call takes microseconds, and strings would be a third of them.
+[[noreturn]] void reject(std::string_view name, const std::string& rule, const std::string& got) {
+  fail(std::string(name) + " must " + rule + ", got " + got);
 }
 
-void check_dtype(const Tensor& t, ScalarType type, const std::string& name) {
-  require(t.scalar_type() == type, name, std::string("have dtype ") + dtype_name(type), dtype_name(t.scalar_type()));
+// How the errors name a size: "C (C = 50)".
+std::string named(const char* expression, const char* letter, int64_t value) {
+  return std::string(expression) + " (" + letter + " = " + std::to_string(value) + ")";
 }
 
-void check_shape(const Tensor& t, const std::vector<int64_t>& sizes, const std::string& name) {
+std::string indexed(std::string_view name, int64_t index) {
+  return std::string(name) + "[" + std::to_string(index) + "]";
+}
+
+void check_dtype(const Tensor& t, ScalarType type, std::string_view name) {
+  if (t.scalar_type() != type) reject(name, std::string("have dtype ") + dtype_name(type), dtype_name(t.scalar_type()));
+}
+
+void check_shape(const Tensor& t, std::initializer_list<int64_t> sizes, std::string_view name) {
   bool same = t.dim() == static_cast<int64_t>(sizes.size());
-  for (size_t d = 0; same && d < sizes.size(); ++d) same = t.size(static_cast<int64_t>(d)) == sizes[d];
-  require(same, name, "have shape " + shape(sizes), shape(t));
+  int64_t d = 0;
+  for (const int64_t size : sizes) same = same && t.size(d++) == size;
+  if (!same) reject(name, "have shape " + shape(std::vector<int64_t>(sizes)), shape(t));
 }
 
-void check_range(int64_t value, int64_t low, int64_t high, const std::string& name, const std::string& range) {
-  require(value >= low && value <= high, name, "be in " + range, std::to_string(value));
+bool within(int64_t value, int64_t low, int64_t high) { return value >= low && value <= high; }
+
+void check_range(int64_t value, int64_t low, int64_t high, std::string_view name, const char* range) {
+  if (!within(value, low, high)) reject(name, std::string("be in ") + range, std::to_string(value));
 }
 
-// Values of a small int64 CPU tensor within low..high. Device tensors are not read: that would synchronise.
-void check_values(const Tensor& t, int64_t low, int64_t high, const std::string& name, const std::string& range) {
+// k, or another number of draws, in 1..C.
+void check_draws(int64_t draws, int64_t items, std::string_view name) {
+  if (!within(draws, 1, items)) reject(name, "be in " + named("1..C", "C", items), std::to_string(draws));
+}
+
+// Values of a small int64 CPU tensor within low..high; `range()` names the range. Device tensors are not read: that
+// would synchronise.
+template <typename Range>
+void check_values(const Tensor& t, int64_t low, int64_t high, std::string_view name, const Range& range) {
   if (!t.is_cpu()) return;
   const Tensor values = dense(t);
   const int64_t* data = values.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < values.numel(); ++i)
-    check_range(data[i], low, high, name + "[" + std::to_string(i) + "]", range);
+  for (int64_t i = 0; i < values.numel(); ++i) {
+    if (!within(data[i], low, high)) reject(indexed(name, i), "be in " + range(), std::to_string(data[i]));
+  }
+}
+
+void check_row_ids(const Tensor& rows) {
+  check_values(rows, 0, kMaxRow - 1, "rows", [] { return std::string("0..2^40 - 1"); });
 }
 
 void check_seed(const Tensor& seed) {
   check_dtype(seed, ScalarType::Long, "seed");
-  require(seed.numel() == 1, "seed", "hold one element", shape(seed));
+  if (seed.numel() != 1) reject("seed", "hold one element", shape(seed));
+}
+
+// What keys the noise of `count` rows.
+void check_noise(const Tensor& seed, const Tensor& rows, int64_t count, int64_t step) {
+  check_seed(seed);
+  check_dtype(rows, ScalarType::Long, "rows");
+  check_shape(rows, {count}, "rows");
+  check_row_ids(rows);
+  check_range(step, 0, kMaxStep - 1, "step", "0..65535");
 }
 
 // hidden [R, H], weight [C, H], bias [C] of one dtype: float32, on CUDA devices bfloat16 too. C and H at least `least`.
 void check_layer(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias, int64_t least) {
   const ScalarType type = hidden.scalar_type();
   if (hidden.is_cuda()) {
-    require(type == ScalarType::Float || type == ScalarType::BFloat16, "hidden", "have dtype float32 or bfloat16",
-            dtype_name(type));
+    if (type != ScalarType::Float && type != ScalarType::BFloat16)
+      reject("hidden", "have dtype float32 or bfloat16", dtype_name(type));
   } else {
     check_dtype(hidden, ScalarType::Float, "hidden");
   }
-  require(hidden.dim() == 2, "hidden", "have 2 dimensions [R, H]", shape(hidden));
-  require(hidden.size(1) >= least, "hidden", "have at least one column [R, H]", shape(hidden));
+  if (hidden.dim() != 2) reject("hidden", "have 2 dimensions [R, H]", shape(hidden));
+  if (hidden.size(1) < least) reject("hidden", "have at least one column [R, H]", shape(hidden));
   check_dtype(weight, type, "weight");
-  require(weight.dim() == 2, "weight", "have 2 dimensions [C, H]", shape(weight));
+  if (weight.dim() != 2) reject("weight", "have 2 dimensions [C, H]", shape(weight));
   const int64_t items = weight.size(0);
-  require(items >= least, "weight", "have at least one row [C, H]", shape(weight));
+  if (items < least) reject("weight", "have at least one row [C, H]", shape(weight));
   check_shape(weight, {items, hidden.size(1)}, "weight");
-  require(items <= kMaxItems, "weight", "have at most 2^30 items", std::to_string(items));
+  if (items > kMaxItems) reject("weight", "have at most 2^30 items", std::to_string(items));
   if (bias) {
     check_dtype(*bias, type, "bias");
     check_shape(*bias, {items}, "bias");
@@ -113,14 +149,14 @@ struct EncoderSizes {
 EncoderSizes check_encoder(const std::vector<Tensor>& p, const std::string& name, const RolloutSizes& sizes,
                            size_t heads) {
   const size_t expected = 1 + 4 * static_cast<size_t>(sizes.layers) + heads;
-  require(p.size() == expected, name, "hold " + std::to_string(expected) + " tensors", std::to_string(p.size()));
+  if (p.size() != expected) reject(name, "hold " + std::to_string(expected) + " tensors", std::to_string(p.size()));
   for (size_t i = 0; i < p.size(); ++i) {
     // The CUDA kernels convert bfloat16 parameters.
     if (p[i].is_cuda() && p[i].scalar_type() == ScalarType::BFloat16) continue;
     check_dtype(p[i], ScalarType::Float, name + "[" + std::to_string(i) + "]");
   }
-  require(p[0].dim() == 2, name + "[0]", "have 2 dimensions [C + 2, E]", shape(p[0]));
-  require(p[2].dim() == 2, name + "[2]", "have 2 dimensions [G H, H]", shape(p[2]));
+  if (p[0].dim() != 2) reject(name + "[0]", "have 2 dimensions [C + 2, E]", shape(p[0]));
+  if (p[2].dim() != 2) reject(name + "[2]", "have 2 dimensions [G H, H]", shape(p[2]));
   const EncoderSizes encoder{p[0].size(1), p[2].size(1)};
   check_shape(p[0], {sizes.items + 2, encoder.embedding}, name + "[0]");
   const int64_t gate_width = (sizes.components == 1 ? 3 : 4) * encoder.hidden;
@@ -150,18 +186,14 @@ void check_state(const Tensor& state, const RolloutSizes& sizes, int64_t hidden,
 void fail(const std::string& message) { throw std::runtime_error(message); }
 
 void check_gumbel_topk(const Tensor& logits, int64_t k, const Tensor& seed, const Tensor& rows, int64_t step) {
-  require(logits.dim() == 2, "logits", "have 2 dimensions [R, C]", shape(logits));
+  if (logits.dim() != 2) reject("logits", "have 2 dimensions [R, C]", shape(logits));
   const ScalarType type = logits.scalar_type();
-  require(type == ScalarType::Float || type == ScalarType::Double, "logits", "have dtype float32 or float64",
-          dtype_name(type));
+  if (type != ScalarType::Float && type != ScalarType::Double)
+    reject("logits", "have dtype float32 or float64", dtype_name(type));
   const int64_t items = logits.size(1);
-  require(items <= kMaxItems, "logits", "have at most 2^30 items per row", std::to_string(items));
-  check_range(k, 1, items, "k", "1..C (C = " + std::to_string(items) + ")");
-  check_seed(seed);
-  check_dtype(rows, ScalarType::Long, "rows");
-  check_shape(rows, {logits.size(0)}, "rows");
-  check_values(rows, 0, kMaxRow - 1, "rows", "0..2^40 - 1");
-  check_range(step, 0, kMaxStep - 1, "step", "0..65535");
+  if (items > kMaxItems) reject("logits", "have at most 2^30 items per row", std::to_string(items));
+  check_draws(k, items, "k");
+  check_noise(seed, rows, logits.size(0), step);
 }
 
 void check_linear_gumbel_topk(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias, int64_t k,
@@ -170,17 +202,13 @@ void check_linear_gumbel_topk(const Tensor& hidden, const Tensor& weight, const 
                               bool /*log_prob*/) {
   check_layer(hidden, weight, bias, 0);
   const int64_t items = weight.size(0);
-  check_range(k, 1, items, "k", "1..C (C = " + std::to_string(items) + ")");
-  check_seed(seed);
-  check_dtype(rows, ScalarType::Long, "rows");
-  check_shape(rows, {hidden.size(0)}, "rows");
-  check_values(rows, 0, kMaxRow - 1, "rows", "0..2^40 - 1");
-  check_range(step, 0, kMaxStep - 1, "step", "0..65535");
+  check_draws(k, items, "k");
+  check_noise(seed, rows, hidden.size(0), step);
   if (exclude) {
     check_dtype(*exclude, ScalarType::Long, "exclude");
-    require(exclude->dim() == 2 && exclude->size(0) == hidden.size(0), "exclude", "have 2 dimensions [R, X]",
-            shape(*exclude));
-    check_values(*exclude, cpu::kPad, items - 1, "exclude", "0..C - 1 (C = " + std::to_string(items) + ") or PAD");
+    if (exclude->dim() != 2 || exclude->size(0) != hidden.size(0))
+      reject("exclude", "have 2 dimensions [R, X]", shape(*exclude));
+    check_values(*exclude, cpu::kPad, items - 1, "exclude", [&] { return named("0..C - 1", "C", items) + " or PAD"; });
   }
   if (mask) {
     check_dtype(*mask, ScalarType::Bool, "mask");
@@ -198,7 +226,7 @@ void check_linear_log_prob(const Tensor& hidden, const Tensor& weight, const std
   const int64_t items = weight.size(0);
   check_dtype(targets, ScalarType::Long, "targets");
   check_shape(targets, {hidden.size(0)}, "targets");
-  check_values(targets, cpu::kPad, items - 1, "targets", "0..C - 1 (C = " + std::to_string(items) + ") or PAD");
+  check_values(targets, cpu::kPad, items - 1, "targets", [&] { return named("0..C - 1", "C", items) + " or PAD"; });
 }
 
 void check_linear_log_prob_rows(const Tensor& hidden, const Tensor& grad, const Tensor& log_sum_exp) {
@@ -214,14 +242,14 @@ RolloutSizes check_rollout(const std::vector<Tensor>& user, const std::vector<Te
                            const Tensor& symbols, const Tensor& steps, const Tensor& rows, const Tensor& score_sums,
                            const Tensor& seed, const std::string& cell, const std::string& reward, int64_t slate_size,
                            int64_t completions, int64_t max_steps) {
-  require(cell == "gru" || cell == "lstm", "cell", "be 'gru' or 'lstm'", "'" + cell + "'");
-  require(reward == "survival" || reward == "binary", "reward", "be 'survival' or 'binary'", "'" + reward + "'");
-  require(user_state.dim() == 4, "user_state", "have 4 dimensions [Z, L, S, H]", shape(user_state));
-  require(!agent.empty() && agent[0].dim() == 2, "agent[0]", "be an embedding [C + 2, E]",
-          agent.empty() ? "nothing" : shape(agent[0]));
+  if (cell != "gru" && cell != "lstm") reject("cell", "be 'gru' or 'lstm'", "'" + cell + "'");
+  if (reward != "survival" && reward != "binary") reject("reward", "be 'survival' or 'binary'", "'" + reward + "'");
+  if (user_state.dim() != 4) reject("user_state", "have 4 dimensions [Z, L, S, H]", shape(user_state));
+  if (agent.empty() || agent[0].dim() != 2)
+    reject("agent[0]", "be an embedding [C + 2, E]", agent.empty() ? "nothing" : shape(agent[0]));
   RolloutSizes sizes{agent[0].size(0) - 2, user_state.size(1), user_state.size(2), state_index.numel(),
                      cell == "gru" ? 1 : 2};
-  require(sizes.layers >= 1, "user_state", "have at least one layer [Z, L, S, H]", shape(user_state));
+  if (sizes.layers < 1) reject("user_state", "have at least one layer [Z, L, S, H]", shape(user_state));
 
   const size_t reward_head = reward == "binary" ? 2 : 0;
   const EncoderSizes u = check_encoder(user, "user", sizes, 2 + reward_head);
@@ -249,21 +277,21 @@ RolloutSizes check_rollout(const std::vector<Tensor>& user, const std::vector<Te
   check_dtype(score_sums, ScalarType::Float, "score_sums");
   check_shape(score_sums, {sizes.rows}, "score_sums");
   check_seed(seed);
-  check_range(slate_size, 1, sizes.items, "slate_size", "1..C (C = " + std::to_string(sizes.items) + ")");
+  check_draws(slate_size, sizes.items, "slate_size");
   check_range(completions, 0, kMaxStep - 1, "completions", "0..65535");
   check_range(max_steps, 1, kMaxStep - 1, "max_steps", "1..65535");
-  require(completions == 0 || !discriminator.empty(), "completions", "be 0 without a discriminator",
-          std::to_string(completions));
-  check_values(state_index, 0, sizes.states - 1, "state_index", "0..S - 1 (S = " + std::to_string(sizes.states) + ")");
-  check_values(rows, 0, kMaxRow - 1, "rows", "0..2^40 - 1");
-  check_values(steps, 0, max_steps - 1, "steps", "0..max_steps - 1 (max_steps = " + std::to_string(max_steps) + ")");
-  const std::string symbol_range = "0..C - 1 (C = " + std::to_string(sizes.items) + ") or BOS";
+  if (completions != 0 && discriminator.empty())
+    reject("completions", "be 0 without a discriminator", std::to_string(completions));
+  check_values(state_index, 0, sizes.states - 1, "state_index", [&] { return named("0..S - 1", "S", sizes.states); });
+  check_row_ids(rows);
+  check_values(steps, 0, max_steps - 1, "steps", [&] { return named("0..max_steps - 1", "max_steps", max_steps); });
   if (symbols.is_cpu()) {
     const Tensor values = dense(symbols);
     const int64_t* data = values.const_data_ptr<int64_t>();
     for (int64_t i = 0; i < sizes.rows; ++i) {
-      if (data[i] != cpu::kBos)
-        check_range(data[i], 0, sizes.items - 1, "symbols[" + std::to_string(i) + "]", symbol_range);
+      if (data[i] == cpu::kBos || within(data[i], 0, sizes.items - 1)) continue;
+      reject(indexed("symbols", i), "be in " + named("0..C - 1", "C", sizes.items) + " or BOS",
+             std::to_string(data[i]));
     }
   }
   return sizes;
