@@ -100,7 +100,9 @@ def test_several_steps_against_enumeration(logging: type[Policy]) -> None:
     mdp = MDP.random(states=2, items=3, transition_temperature=0.3, seed=5)
     user, agent = UserModel(3, 4, 5, 1), Agent(3, 4, 5, 1)
     for model in (user, agent):
-        torch.nn.init.normal_(model.encoder.embedding.weight, std=1.0)
+        torch.nn.init.normal_(model.encoder.embedding.weight, std=2.0)
+    with torch.no_grad():
+        user.query.weight.mul_(4)  # far from the true users, so that P_g is far from P_pi
     policy = RandomPolicy(3, 2) if logging is RandomPolicy else MaxPolicy(mdp, 2)
     found = diagnose(mdp, policy, user, agent, None, slate_size=2, sessions=10_000, max_steps=3, lambda_1=0.4)
     exact = enumerate_sessions(mdp, policy, user, agent, steps=3, lambda_1=0.4)
