@@ -44,11 +44,12 @@ BAD = [
     *((flag, value, f"must be positive and finite, got {value}")
       for flag in ("log-sessions", "slate-size", "threads", "user.epochs", "agent.epochs", "user.batch", "agent.batch",
                    "discriminator.batch", "adversarial.generated", "adversarial.completions", "adversarial.user-batch",
-                   "adversarial.agent-batch")
+                   "adversarial.agent-batch", "critic.epochs", "online.iterations", "online.updates", "online.epochs")
       for value in (0, -1)),
     *((flag, value, f"must be positive and finite, got {value}")
       for flag in ("user.learning-rate", "agent.learning-rate", "discriminator.learning-rate", "user.decay",
-                   "adversarial.user-learning-rate", "adversarial.agent-learning-rate", "adversarial.logged-ratio")
+                   "adversarial.user-learning-rate", "adversarial.agent-learning-rate", "adversarial.logged-ratio",
+                   "critic.learning-rate", "pgis.cap")
       for value in (0.0, -1.0, math.nan, math.inf)),
     *((flag, value, f"must be finite and not negative, got {value}")
       for flag in ("adversarial.final-rate", "adversarial.lambda-r", "adversarial.lambda-p", "adversarial.log-weight",
@@ -56,13 +57,16 @@ BAD = [
       for value in (-0.5, math.nan, math.inf)),
     *((flag, -1, "must be finite and not negative, got -1")
       for flag in ("adversarial.epochs", "adversarial.r-steps", "adversarial.d-steps", "adversarial.d-epochs",
-                   "discriminator.pretrain-epochs", "evaluation.seed")),
+                   "discriminator.pretrain-epochs", "evaluation.seed", "online.rounds")),
     *((f"adversarial.{name}", value, rf"must be in \[0, 1\], got {value}")
       for name in ("gamma", "trace") for value in (-0.1, 1.1, math.nan)),
     *(("adversarial.average", value, rf"must be in \[0, 1\), got {value}") for value in (-0.1, 1.0, math.nan)),
     *(("adversarial.max-steps", value, rf"must be in 1\.\.65535, got {value}") for value in (0, 65536)),
     *(("validation-share", value, rf"must be in \(0, 1\), got {value}") for value in (0.0, 1.0, math.nan)),
     *(("seed", value, rf"must be in 0\.\.2\^64-1, got {value}") for value in (-1, 2**64)),
+    *(("critic.trace", value, rf"must be in \[0, 1\], got {value}") for value in (-0.1, 1.1, math.nan)),
+    ("online.sessions", 3, "must be at least online.updates = 4, got 3"),
+    ("online.evaluation-sessions", 1, "must be at least 2, got 1"),
     ("log-sessions", 9, "must be at least 10, got 9"),
     ("evaluation.sessions", 1, "must be at least 2, got 1"),
     ("adversarial.logged-ratio", 1e-5, "must give at least one logged session, got 1e-05"),

@@ -49,6 +49,14 @@ class ExplicitDevice(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def briefest(method: MethodName, **adversarial: Any) -> TrainConfig:
     """One update of everything: under the guard every call is slow."""
     config = tiny_config(**{"epochs": 1, "r_steps": 1, "generated": 8, "log_weight": 0.5, **adversarial})

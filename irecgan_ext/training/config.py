@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from irecgan_ext.errors import UsageError
+from irecgan_ext.training.rules import check
 
 Preset = Literal["quick", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
@@ -250,96 +249,7 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise UsageError, naming the flag, for a value that its type allows but training cannot use."""
-        self._check_signs()
-        self._check_ranges()
-
-    def _check_signs(self) -> None:
-        positive: dict[str, float] = {
-            "log-sessions": self.log_sessions,
-            "slate-size": self.slate_size,
-            "user.batch": self.user.batch,
-            "agent.batch": self.agent.batch,
-            "discriminator.batch": self.discriminator.batch,
-            "adversarial.generated": self.adversarial.generated,
-            "evaluation.max-steps": self.evaluation.max_steps,
-            "adversarial.agent-batch": self.adversarial.agent_batch,
-            "adversarial.logged-ratio": self.adversarial.logged_ratio,
-            "adversarial.user-batch": self.adversarial.user_batch,
-            "adversarial.completions": self.adversarial.completions,
-            "user.epochs": self.user.epochs,
-            "agent.epochs": self.agent.epochs,
-            "user.decay": self.user.decay,
-            "agent.decay": self.agent.decay,
-            "adversarial.user-learning-rate": self.adversarial.user_learning_rate,
-            "adversarial.agent-learning-rate": self.adversarial.agent_learning_rate,
-            "threads": 1 if self.threads is None else self.threads,
-            "user.learning-rate": self.user.learning_rate,
-            "agent.learning-rate": self.agent.learning_rate,
-            "discriminator.learning-rate": self.discriminator.learning_rate,
-            "critic.learning-rate": self.critic.learning_rate,
-            "critic.epochs": self.critic.epochs,
-            "pgis.cap": self.pgis.cap,
-            "online.iterations": self.online.iterations,
-            "online.updates": self.online.updates,
-            "online.epochs": self.online.epochs,
-        }
-        for flag, value in positive.items():
-            if not 0 < value < math.inf:
-                raise UsageError(f"--{flag} must be positive and finite, got {value}")
-        not_negative: dict[str, float] = {
-            "checkpoint-seconds": self.checkpoint_seconds,
-            "user.weight-decay": self.user.weight_decay,
-            "agent.weight-decay": self.agent.weight_decay,
-            "discriminator.pretrain-epochs": self.discriminator.pretrain_epochs,
-            "online.rounds": self.online.rounds,
-            "adversarial.epochs": self.adversarial.epochs,
-            "adversarial.r-steps": self.adversarial.r_steps,
-            "adversarial.d-steps": self.adversarial.d_steps,
-            "adversarial.d-epochs": self.adversarial.d_epochs,
-            "adversarial.final-rate": self.adversarial.final_rate,
-            "adversarial.lambda-r": self.adversarial.lambda_r,
-            "adversarial.lambda-p": self.adversarial.lambda_p,
-            "adversarial.log-weight": self.adversarial.log_weight,
-            "adversarial.entropy": self.adversarial.entropy,
-            "evaluation.seed": self.evaluation.seed,
-        }
-        for flag, value in not_negative.items():
-            if not 0 <= value < math.inf:
-                raise UsageError(f"--{flag} must be finite and not negative, got {value}")
-
-    def _check_ranges(self) -> None:
-        if not 0 <= self.seed < 2**64:
-            raise UsageError(f"--seed must be in 0..2^64-1, got {self.seed}")
-        if self.evaluation.sessions < 2:
-            raise UsageError(f"--evaluation.sessions must be at least 2, got {self.evaluation.sessions}")
-        if self.online.sessions < self.online.updates:
-            raise UsageError(
-                f"--online.sessions must be at least online.updates = {self.online.updates}, got {self.online.sessions}"
-            )
-        if self.online.evaluation_sessions < 2:
-            raise UsageError(f"--online.evaluation-sessions must be at least 2, got {self.online.evaluation_sessions}")
-        if round(self.adversarial.logged_ratio * self.adversarial.generated) < 1:
-            raise UsageError(
-                f"--adversarial.logged-ratio must give at least one logged session, got {self.adversarial.logged_ratio}"
-            )
-        if self.log_sessions < 10 and self.data == "simulator":
-            raise UsageError(f"--log-sessions must be at least 10, got {self.log_sessions}")
-        if not 0 < self.validation_share < 1:
-            raise UsageError(f"--validation-share must be in (0, 1), got {self.validation_share}")
-        shares = {
-            "adversarial.gamma": self.adversarial.gamma,
-            "adversarial.trace": self.adversarial.trace,
-            "critic.trace": self.critic.trace,
-        }
-        for flag, share in shares.items():
-            if not 0 <= share <= 1:
-                raise UsageError(f"--{flag} must be in [0, 1], got {share}")
-        if not 0 <= self.adversarial.average < 1:
-            raise UsageError(f"--adversarial.average must be in [0, 1), got {self.adversarial.average}")
-        if self.adversarial.completions > 65_535:
-            raise UsageError(f"--adversarial.completions must be in 1..65535, got {self.adversarial.completions}")
-        if self.adversarial.max_steps is not None and not 1 <= self.adversarial.max_steps < 65536:
-            raise UsageError(f"--adversarial.max-steps must be in 1..65535, got {self.adversarial.max_steps}")
+        check(self)
 
 
 def preset(name: Preset) -> TrainConfig:

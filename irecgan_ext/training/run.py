@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import signal
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,6 +33,7 @@ from irecgan_ext.training.checkpoint import (
     unflatten_state,
 )
 from irecgan_ext.training.config import ModelConfig, TrainConfig
+from irecgan_ext.training.interrupt import deferred_interrupt
 from irecgan_ext.training.metrics import MetricsWriter
 from irecgan_ext.training.progress import Progress
 from irecgan_ext.types import Trajectories
@@ -200,7 +197,7 @@ class Run:
             return
         title = phase.replace("_", " ")
         with (
-            _deferred_interrupt(self),
+            deferred_interrupt(self._note_interrupt),
             Progress(title, count, unit=unit, done=done, quiet=self.config.quiet) as progress,
         ):
             for index in range(done, count):
@@ -306,6 +303,10 @@ class Run:
         self.scalars, self.done, self.seconds = state["scalars"], state["done"], state["seconds"]
         self.checkpoint = path
 
+    def _note_interrupt(self) -> bool:
+        first, self._interrupted = not self._interrupted, True
+        return first
+
     def diverged(self, problem: str) -> Diverged:
         saved = self.checkpoint or "none was written yet"
         return Diverged(f"step {self.step}: {problem}; last good checkpoint: {saved}")
@@ -313,28 +314,6 @@ class Run:
     def _entropy(self, phase: str, index: int) -> int:
         sequence = np.random.SeedSequence([self.config.seed, zlib.crc32(phase.encode()), index])
         return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-@contextmanager
-def _deferred_interrupt(run: Run) -> Iterator[None]:
-    """Let Ctrl-C end the run after the current unit, whose state can be saved; a second one ends it at once."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if run._interrupted:
-            raise KeyboardInterrupt
-        run._interrupted = True
-        # Not print: the signal may have come in the middle of a write to the same stream.
-        os.write(2, b"\nstopping after this unit of work; press Ctrl-C again to stop at the last checkpoint\n")
-
-    try:
-        previous = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not in the main thread: whoever runs us handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def final_path(directory: Path) -> Path:
