@@ -178,6 +178,16 @@ def test_end_lists(raw: Path, tmp_path: Path, end: str, clicks: list[str | None]
     assert report(tmp_path / "out")["dropped"]["lists without a click"] == (1 if end == "none" else 0)
 
 
+def test_a_purchase_rewards_the_last_click_on_its_item(raw: Path, tmp_path: Path) -> None:
+    with open(raw / FILES[1], "a") as stream:
+        stream.write("12;54;12\n")  # the second click on 12, between the other two
+    with open(raw / FILES[3], "a") as stream:
+        stream.write("1;NA;99;2016-05-02;1;12\n")
+    assert prepare_here("diginetica", raw, "--out", tmp_path / "out")[0] == 0
+    steps = sessions_of(tmp_path / "out")["1"]
+    assert [(s["click"], s["reward"]) for s in steps] == [("12", 0.0), ("12", 1.0), ("13", 1.0), (None, 0.0)]
+
+
 def replace_line(path: Path, number: int, line: str) -> None:
     lines = path.read_text().splitlines()
     lines[number - 1] = line
