@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-# Two-sided 95% points of Student's t for 1..19 degrees of freedom.
-T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-T95 += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093)
+from irecgan_ext.experiments.statistics import t95
+
 METHODS = ("random", "counts", "lstm", "pg", "irecgan", "belief", "oracle")
 NAMES = {"lstm": "LSTM", "pg": "PG", "irecgan": "**IRecGAN**"}
 
@@ -26,12 +25,12 @@ Floats = NDArray[np.float64]
 def main() -> None:
     """Train, then print the table in Markdown."""
     parser = argparse.ArgumentParser(prog="python -m bench.quick_preset", description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds to run, 2 to 20 of them")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds to run, at least 2")
     parser.add_argument("--out", type=Path, default=Path("runs/quick_preset"), help="directory for the runs")
     parser.add_argument("flags", nargs="*", help="flags for irecgan_ext.train, after --")
     options = parser.parse_args()
-    if not 2 <= len(options.seeds) <= len(T95) + 1:
-        parser.error(f"--seeds must be 2 to {len(T95) + 1} numbers, got {len(options.seeds)}")
+    if len(options.seeds) < 2:
+        parser.error(f"--seeds must be at least 2 numbers, got {len(options.seeds)}")
     summaries = [_run(seed, options.out / f"seed{seed}", options.flags) for seed in options.seeds]
     print(table(summaries))
 
@@ -83,7 +82,7 @@ def _rewards(summaries: list[dict[str, object]], name: str, sampled: bool) -> Fl
 
 
 def _interval(differences: Floats) -> str:
-    half = T95[len(differences) - 2] * differences.std(ddof=1) / len(differences) ** 0.5
+    half = t95(len(differences) - 1) * differences.std(ddof=1) / len(differences) ** 0.5
     return f"{differences.mean():+.3f} +- {half:.3f}"
 
 

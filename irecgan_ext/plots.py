@@ -37,7 +37,11 @@ _PANELS = (
     _Panel("Scores of generated prefixes", r"mean $q_D$", {"q_mean": "mean"}),
     _Panel("Critic", "squared error per session", {"critic_loss": "error"}),
     _Panel("Online sessions", "reward per session", {"reward": "as played", "greedy_reward": "greedy"}),
-    _Panel("Coverage in online sessions", "share of the best items", {"coverage_1": "coverage@1", "coverage_10": "coverage@10"}),
+    _Panel(
+        "Coverage in online sessions",
+        "share of the best items",
+        {"coverage_1": "coverage@1", "coverage_10": "coverage@10"},
+    ),
 )
 SERIES = tuple(name for panel in _PANELS for name in panel.series)
 """Names under which `plot_training` looks for values in the records."""

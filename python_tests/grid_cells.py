@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from irecgan_ext.cli import run_command
@@ -23,13 +24,22 @@ def grid(*jobs: str, seeds: int = 1, **settings: int) -> Grid:
     return Grid("test", "grid_cells:run", dict(settings), tuple(cells))
 
 
+def eight() -> Grid:
+    """A cell that takes a minute when it is first started, then seven short ones."""
+    first, *others = grid("3", seeds=8).cells
+    return Grid("test", "grid_cells:run", {}, (replace(first, job="long"), *others))
+
+
 def run(cell: Cell, directory: Path) -> Iterator[Row]:
     """Note the start beside the results, then do what the job's name says: a digit is the tenths of a second to sleep."""
     starts = directory.parents[2] / "starts"
     with open(starts, "a") as stream:
         stream.write(f"{cell.name} {os.getpid()}\n")
-    if cell.job == "suicide" or (cell.job == "once" and starts.read_text().count(cell.name) == 1):
+    first = starts.read_text().count(f"{cell.name} ") == 1
+    if cell.job == "suicide" or (cell.job == "once" and first):
         os.kill(os.getpid(), signal.SIGKILL)
+    if cell.job == "long" and first:
+        time.sleep(60)
     if cell.job == "refuses":
         raise UsageError("--flag must be\nanother")
     if cell.job == "broken":
@@ -40,7 +50,7 @@ def run(cell: Cell, directory: Path) -> Iterator[Row]:
 
 
 def _main(out: Path) -> None:
-    run_grid(grid("3", seeds=8), out, 2, COMMAND, quiet=True)
+    run_grid(eight(), out, 2, COMMAND, quiet=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -21,6 +22,15 @@ from irecgan_ext.simulators.policies import FixedPolicy, MaxPolicy, MixPolicy, P
 from irecgan_ext.types import BOS, END, PAD, Trajectories
 
 F = Fraction
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small tensors, many of them: more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def two_states() -> MDP:
@@ -90,7 +100,9 @@ def test_several_steps_against_enumeration(logging: type[Policy]) -> None:
     mdp = MDP.random(states=2, items=3, transition_temperature=0.3, seed=5)
     user, agent = UserModel(3, 4, 5, 1), Agent(3, 4, 5, 1)
     for model in (user, agent):
-        torch.nn.init.normal_(model.encoder.embedding.weight, std=1.0)
+        torch.nn.init.normal_(model.encoder.embedding.weight, std=2.0)
+    with torch.no_grad():
+        user.query.weight.mul_(4)  # far from the true users, so that P_g is far from P_pi
     policy = RandomPolicy(3, 2) if logging is RandomPolicy else MaxPolicy(mdp, 2)
     found = diagnose(mdp, policy, user, agent, None, slate_size=2, sessions=10_000, max_steps=3, lambda_1=0.4)
     exact = enumerate_sessions(mdp, policy, user, agent, steps=3, lambda_1=0.4)

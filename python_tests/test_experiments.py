@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,7 +45,7 @@ def options(experiment: ExperimentName, *configurations: str, seeds: int = 1, fl
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> object:
+def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -87,6 +89,7 @@ def test_figure2_end_to_end_and_again(tmp_path: Path) -> None:
         (("--train-flags='",), '--train-flags: No closing quotation, got "\'"'),
         (("--configurations", "best(3)"), "--configurations must be among random(200), random(10000), max(10000), "),
         (("--preset", "slow"), "invalid choice"),
+        (("--baselines", "best"), "invalid choice"),
     ],
 )
 def test_bad_flags_give_one_line(tmp_path: Path, args: tuple[str, ...], message: str) -> None:
@@ -101,6 +104,7 @@ def test_an_unknown_experiment_gives_one_line() -> None:
     status, _, error = command("figure9")
     assert (status, error.count("\n")) == (2, 1)
     assert "figure9" in error
+    assert command("bias", "--baselines", "ac") == (2, "", "error: --baselines is for figure2 only, got bias\n")
 
 
 def test_figure2_runs_every_panel_once_per_seed() -> None:
@@ -110,6 +114,15 @@ def test_figure2_runs_every_panel_once_per_seed() -> None:
     config = train_config("quick", cells[7].task["flags"])
     assert (config.log_policy, config.log_sessions, config.transition_temperature) == ("mix", 10_000, 0.05)
     assert (config.evaluation.sessions, config.model.hidden) == (40, 8)
+
+
+def test_further_baselines_have_runs_of_their_own(tmp_path: Path) -> None:
+    chosen = replace(options("figure2", "random(200)"), baselines=("pgis",))
+    cells = figure2.grid(chosen).cells
+    assert [(cell.job, "--baselines pgis" in chosen.command()) for cell in cells] == [("irecgan", True), ("pgis", True)]
+    rows = training_cell.run(cells[1], tmp_path / "run")
+    assert {row.method for row in rows} == {"pgis"}
+    assert {row.metric for row in rows} == {"reward", "reward_sampled", *COVERAGES}
 
 
 def test_what_is_compared_wins_over_further_flags() -> None:

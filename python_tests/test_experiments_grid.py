@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from grid_cells import COMMAND, grid
+from grid_cells import COMMAND, eight, grid
 
 from irecgan_ext.errors import UsageError
 from irecgan_ext.experiments.cells import Cell, CellResult, open_directory, result_path
@@ -71,7 +71,7 @@ def runner(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def resumed_without_repetition(out: Path, finished: set[str]) -> None:
-    results = run_grid(grid("3", seeds=8), out, 2, COMMAND, quiet=True)
+    results = run_grid(eight(), out, 2, COMMAND, quiet=True)
     assert [result.rows[0].value for result in results] == [10.0 * seed for seed in range(8)]
     counts = Counter(name for name, _ in starts(out))
     assert len(counts) == 8

@@ -102,7 +102,12 @@ def open_text(path: Path, columns: tuple[str, ...], separator: str) -> RawTable:
             raise FileNotFoundError(2, "No such file or directory")
         frame = pl.scan_csv(path, separator=separator, infer_schema=False, null_values=["NA", ""], row_index_name=ROW)
         names = frame.collect_schema().names()
-    _require(table, names, columns, f"; the separator must be {separator!r}" if len(names) == 2 else "")
+    _require(
+        table,
+        names,
+        columns,
+        f"; with the separator {separator!r} the file has a single column" if len(names) == 2 else "",
+    )
     return RawTable(path, frame, 2, separator)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from irecgan_ext.evaluation.online import MARKS
 from irecgan_ext.experiments import training_cell
 from irecgan_ext.experiments.cells import Cell, Grid, Row
 from irecgan_ext.experiments.figures import METHOD_COLOURS, draw_marks, error_bar
-from irecgan_ext.experiments.options import Column, Experiment, ExperimentOptions
+from irecgan_ext.experiments.options import Baseline, Column, Experiment, ExperimentOptions
 from irecgan_ext.experiments.statistics import Table
 from irecgan_ext.plots import drawing
 from irecgan_ext.training.methods import TITLES
@@ -33,13 +33,16 @@ CONFIGURATIONS = {
 
 
 def grid(options: ExperimentOptions) -> Grid:
-    """One IRecGAN run per configuration and seed: LSTM and PG are its pre-trained models, LSTMD its user model."""
-    kept = {**training_cell.MARK_METHODS, **{name: name for name in METHODS}}
-    tasks = {
-        name: training_cell.task(options.preset, options.flags(*CONFIGURATIONS[name]), kept)
-        for name in options.chosen(list(CONFIGURATIONS))
-    }
-    cells = [Cell(name, "irecgan", seed, task) for seed in options.seed_range for name, task in tasks.items()]
+    """One IRecGAN run per configuration and seed: LSTM and PG are its pre-trained models, LSTMD its user model. Further
+    baselines have runs of their own."""
+    jobs = {"irecgan": {**training_cell.MARK_METHODS, **{name: name for name in METHODS}}}
+    jobs |= {name: {name: name} for name in options.baselines}
+    cells = []
+    for seed in options.seed_range:
+        for name in options.chosen(list(CONFIGURATIONS)):
+            for job, kept in jobs.items():
+                flags = options.flags(*CONFIGURATIONS[name], "--method", job)
+                cells.append(Cell(name, job, seed, training_cell.task(options.preset, flags, kept)))
     return Grid("figure2", training_cell.FUNCTION, options.settings(), tuple(cells))
 
 
@@ -80,7 +83,7 @@ def _panel(axis: Axes, table: Table, name: str) -> None:
     axis.set_xticks([*DEPTHS, REWARD_PLACE], [*map(str, DEPTHS), "reward"])
     axis.set_xlabel("coverage@r")
     axis.set_ylim(0, 1.02)
-    axis.set_xlim(0.4, 15.9)
+    axis.set_xlim(0.4, 17.0)
     axis.grid(axis="x", visible=False)
     right.set_ylim(0, top)
     right.grid(visible=False)
@@ -95,7 +98,8 @@ EXPERIMENT = Experiment(
         "deployed; sampled draws slates as in training. `random`, the logging policy, `counts` (clicks per showing), `belief` "
         "(knows the MDP, sees clicks) and `oracle` (sees the user's state) are marks, not competitors."
     ),
-    titles={**{name: MARKS[name] for name in ("random", "log", "counts")}, **{name: TITLES[name] for name in METHODS}}
+    titles={name: MARKS[name] for name in ("random", "log", "counts")}
+    | {name: TITLES[name] for name in (*get_args(Baseline), *METHODS)}
     | {name: MARKS[name] for name in ("belief", "oracle")},
     columns=(
         Column("reward", "reward, greedy", paired=True),

@@ -17,6 +17,7 @@ from irecgan_ext.experiments.machine import cores
 from irecgan_ext.training.config import Preset, TrainConfig, preset
 
 ExperimentName = Literal["figure2", "figure3", "ablation", "bias", "table1"]
+Baseline = Literal["pgis", "ac", "pgu", "acu"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class ExperimentOptions:
     """Directory for results.csv, table.csv, figure.png, README.md and the finished cells. None: runs/EXPERIMENT."""
     configurations: tuple[str, ...] = ()
     """Only these configurations, such as "random(200)" "mix(10000) peaked". Empty: those that the experiment is about."""
+    baselines: tuple[Baseline, ...] = ()
+    """figure2: further methods for the tables, such as "pgis" "ac"; each costs a run per configuration and seed."""
     sessions: int = 20_000
     """Evaluation sessions per policy."""
     data: Path | None = None
@@ -87,6 +90,8 @@ class ExperimentOptions:
                 )
         if self.data is not None and self.experiment != "table1":
             raise UsageError(f"--data: {self.experiment} makes its own logs; only table1 reads one")
+        if self.baselines and self.experiment != "figure2":
+            raise UsageError(f"--baselines is for figure2 only, got {self.experiment}")
         self.config()
 
     def flags(self, *more: str) -> list[str]:
@@ -131,6 +136,7 @@ class ExperimentOptions:
         words += ["--first-seed", str(self.first_seed)] if self.first_seed else []
         words += ["--jobs", str(self.workers), "--out", str(self.directory)]
         words += ["--configurations", *self.configurations] if self.configurations else []
+        words += ["--baselines", *self.baselines] if self.baselines else []
         words += ["--sessions", str(self.sessions)] if self.sessions != type(self).sessions else []
         words += ["--data", str(self.data)] if self.data is not None else []
         words += [f"--train-flags={self.train_flags}"] if self.train_flags else []
