@@ -233,6 +233,11 @@ def test_bad_files_are_refused_in_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["diginetica"], "something half-written was left"
 
 
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    status, _, error = prepare_here("csv", tmp_path, "--out", tmp_path / "out")
+    assert (status, error) == (2, f"error: {tmp_path}: cannot be read: Is a directory\n")
+
+
 def test_empty_after_filters(raw: Path, tmp_path: Path) -> None:
     status, _, error = prepare_here("diginetica", raw, "--out", tmp_path / "out", "--min-length", 3)
     assert (status, error.count("\n")) == (2, 1)
