@@ -128,7 +128,8 @@ def _compiled(program: ExportedProgram) -> tuple[Callable[..., Any], bytes]:
         UsageError: it cannot be compiled here.
     """
     with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning)  # torch's own use of what it deprecates
+        for category in (DeprecationWarning, FutureWarning):  # torch's own use of what it deprecates
+            warnings.simplefilter("ignore", category)
         path = str(Path(directory) / "program.pt2")
         try:
             torch._inductor.aoti_compile_and_package(program, package_path=path)

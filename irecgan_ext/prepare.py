@@ -112,7 +112,8 @@ class ParquetOptions(Options):
     click: str = "click"
     """Column of the item clicked, or of a list of them in order; empty where there was no click."""
     order: str | None = None
-    """Column that sorts the rows of a session. None: the order of the file."""
+    """Column that sorts the rows of a session. None: the order of the file. Repeated rows are dropped only where there is such a
+    column: without one, they may be two clicks."""
     reward: str | None = None
     """Column of rewards, 0 or 1. None: a click earns 1."""
     list_separator: str = "|"

@@ -17,7 +17,7 @@ from irecgan_ext.data.histories import Format, Histories, Item, format_of, read_
 from irecgan_ext.data.item_ids import ItemIds, read_candidates, read_item_ids
 from irecgan_ext.data.recommendations import open_writer
 from irecgan_ext.errors import UsageError
-from irecgan_ext.serving.histories import Reader
+from irecgan_ext.serving.histories import Reader, Unknown
 from irecgan_ext.serving.recommender import Recommendation, Recommender
 from irecgan_ext.serving.timing import compare
 from irecgan_ext.training.trained import Trained, item_id_places, load_trained
@@ -127,11 +127,10 @@ def _candidates(options: RecommendOptions, ids: ItemIds) -> Tensor | None:
 
 
 def _reader(options: RecommendOptions, trained: Trained, ids: ItemIds) -> Reader[Item]:
-    hidden = trained.config.model.history_dropout > 0
-    unknown = ("hide" if hidden else "drop") if options.unknown in ("auto", "error") else options.unknown
-    return Reader(
-        ids.inside, starts_from_item=trained.starts_from_item, unknown="hide" if unknown == "hide" else "drop"
-    )
+    unknown: Unknown = "hide" if trained.config.model.history_dropout > 0 else "drop"
+    if options.unknown == "hide" or options.unknown == "drop":
+        unknown = options.unknown
+    return Reader(ids.inside, starts_from_item=trained.starts_from_item, unknown=unknown)
 
 
 def _recommend(

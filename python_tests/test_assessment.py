@@ -147,6 +147,9 @@ def test_what_a_log_cannot_tell_is_said() -> None:
     assert made is not None
     found = assess(agent_of(20), None, log, made, value="first", samples=20).warnings
     assert any("missing from the log or too rare" in warning for warning in found)
+    tiny = Propensities(torch.where(made.pscore < 1, made.pscore * 1e-308, 1.0))
+    with pytest.raises(UsageError, match="^ipw is not finite: the agent and the policy that logged are too far apart"):
+        assess(agent_of(20), None, log, tiny, value="first", samples=2)
     log, told = log_of(RandomPolicy(ITEMS, SIZE), 60)
     found = assess(tempered(agent, 0.2), None, log, Propensities(told.pscore), value="first", samples=20).warnings
     assert any("fewer than 100 effective sessions: ipw (" in warning for warning in found)
@@ -209,6 +212,8 @@ def test_the_command(directory: Path, tmp_path: Path) -> None:
         "per_decision_dr",
     ]
     assert error.startswith("warning: ") or error == ""
+    without = json.loads(run_here(*common, "--value", "first", "--no-iips", "--json")[1])["estimates"]
+    assert list(without) == ["logged", "ipw", "snipw", "dm", "dr", "sips", "rips"]
     status, out, _ = run_here(*common, "--value", "first", "--agent", "pg", "--json")
     shown = json.loads(out)
     assert status == 0

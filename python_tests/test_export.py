@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from runs import FLAGS
+from torch._inductor.cpp_builder import get_cpp_compiler
 
 from irecgan_ext import cli, export, train
 from irecgan_ext.models import Agent
@@ -158,3 +159,21 @@ def test_a_machine_that_cannot_compile(
     message = "error: --aot: AOTInductor cannot compile here (No working C++ compiler found); it needs a C++ compiler"
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_compiled_step_equals_the_model(tmp_path: Path) -> None:
+    try:
+        get_cpp_compiler()
+    except Exception as error:
+        pytest.skip(f"no C++ compiler: {error}")
+    agent = agent_of("gru")
+    step, content = export._compiled(export_programs(agent, K)["step"])
+    recommender = Recommender(agent)
+    state = recommender.replay([torch.tensor([BOS, 3, 7]), torch.tensor([BOS])])
+    exclude = torch.tensor([[2, PAD, 5], [PAD, PAD, PAD]])
+    got = step(state, torch.tensor([4, END]), exclude)
+    after = recommender.step(state, torch.tensor([4, END]))
+    for one, other in zip(got, [*recommender.recommend(after, K, exclude=exclude), after], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    (tmp_path / "step.pt2").write_bytes(content)
+    assert torch._inductor.aoti_load_package(str(tmp_path / "step.pt2")) is not None

@@ -175,6 +175,17 @@ def test_end_lists(raw: Path, tmp_path: Path, end: str, clicks: list[str | None]
     found = sessions_of(tmp_path / "out")
     assert [step["click"] for step in found["1"]] == clicks
     assert [step["click"] for step in found["2"]] == ["10", "11"]  # no list after the last click
+    assert report(tmp_path / "out")["dropped"]["lists without a click"] == (1 if end == "none" else 0)
+
+
+def test_a_purchase_rewards_the_last_click_on_its_item(raw: Path, tmp_path: Path) -> None:
+    with open(raw / FILES[1], "a") as stream:
+        stream.write("12;54;12\n")  # the second click on 12, between the other two
+    with open(raw / FILES[3], "a") as stream:
+        stream.write("1;NA;99;2016-05-02;1;12\n")
+    assert prepare_here("diginetica", raw, "--out", tmp_path / "out")[0] == 0
+    steps = sessions_of(tmp_path / "out")["1"]
+    assert [(s["click"], s["reward"]) for s in steps] == [("12", 0.0), ("12", 1.0), ("13", 1.0), (None, 0.0)]
 
 
 def replace_line(path: Path, number: int, line: str) -> None:
@@ -190,7 +201,7 @@ BAD = {
         FILES[1],
         1,
         "queryId,timeframe,itemId",
-        "train-clicks.csv: column queryId is missing; the separator must be ';'",
+        "train-clicks.csv: column queryId is missing; with the separator ';' the file has a single column",
     ),
     "NA as an id": (FILES[1], 4, "21;8;NA", "train-clicks.csv: row 4: itemId is missing"),
     "NA as a session": (FILES[0], 3, "11;NA;NA;9;1;2016-05-01;3;NA;10;FALSE", "row 3: sessionId is missing"),
@@ -220,6 +231,11 @@ def test_bad_files_are_refused_in_one_line(
     assert (status, printed, error.count("\n")) == (2, "", 1)
     assert message in error
     assert [path.name for path in tmp_path.iterdir()] == ["diginetica"], "something half-written was left"
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    status, _, error = prepare_here("csv", tmp_path, "--out", tmp_path / "out")
+    assert (status, error) == (2, f"error: {tmp_path}: cannot be read: Is a directory\n")
 
 
 def test_empty_after_filters(raw: Path, tmp_path: Path) -> None:
@@ -441,14 +457,26 @@ def test_own_columns(tmp_path: Path) -> None:
     assert [(step["click"], step["reward"]) for step in found["a"]] == [("z", 0), ("x", 1), (None, 0)]
     assert found["c"][-1]["slate"] == ["x"], "the list without a click is the one on which c leaves"
     assert report(tmp_path / "out")["dropped"]["repeated rows"] == 1
+
+
+def test_own_parquet_file(tmp_path: Path) -> None:
+    """Ids may be integers, those of the clicks with gaps (as floats); without an order, the file's."""
     table = pa.table(
         {
-            "session": [5, 5, 6, 7],
-            "list": [["p", "q"], ["q", "r"], ["p"], ["r", "p"]],
-            "click": ["p", "r", "p", None],
+            "session": [5, 6, 5, 7, 7],
+            "list": [[1, 2], [2, 3], [3, 1, 2], [9, 2], [9, 2]],
+            "click": pa.array([2.0, 3.0, 1.0, None, 2.0]),
         }
     )
-    pq.write_table(table.set_column(0, "session", pa.array([5, 5, 6, 8])), tmp_path / "log.parquet")
+    pq.write_table(table, tmp_path / "log.parquet")
+    status, _, error = prepare_here("parquet", tmp_path / "log.parquet", "--out", tmp_path / "out", *EVERYTHING)
+    assert (status, error) == (0, "")
+    found = sessions_of(tmp_path / "out")
+    assert [step["click"] for step in found["5"]] == ["2", "1", None]
+    assert [step["click"] for step in found["7"]] == ["2", None]
+    assert report(tmp_path / "out")["purchase_share"] is None
+    assert found["5"][0]["reward"] == 1.0, "without rewards, a click earns 1"
+    pq.write_table(table.slice(0, 3), tmp_path / "log.parquet")
     status, _, error = prepare_here("parquet", tmp_path / "log.parquet", "--out", tmp_path / "two", *EVERYTHING)
     assert status == 2
     assert "2 sessions are left, at least 3 are needed" in error

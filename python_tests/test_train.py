@@ -292,7 +292,7 @@ def test_full_disk_leaves_no_half_log(tmp_path: Path) -> None:
 
 
 def test_simulated_log_through_a_pipe(tmp_path: Path) -> None:
-    log = run("simulate", "--out", "-", "--sessions", "80", "--slate-size", "3").stdout
+    log = run("simulate", "--out", "-", "--sessions", "80", "--slate-size", "3", "--no-propensities").stdout
     done = run("train", "--data", "-", "--out", tmp_path / "run", *FLAGS, input=log)
     assert (done.returncode, done.stderr) == (0, b"")
     results = summary(tmp_path / "run")["results"]

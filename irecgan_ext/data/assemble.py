@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -77,7 +78,7 @@ def assemble(raw: RawLog, how: Assembly) -> Assembled:
     shown = None if how.filters.clicked_only else _shown(raw, clicks["list"].unique())
     catalogue = number_items(clicked, shown, how.filters)
     lists = _lists(raw, pl.concat([clicks["list"], _unclicked(numbered, clicks)["list"]]).unique(), catalogue)
-    ends = _ends(numbered, clicks, lists, how.end)
+    ends = _ends(numbered, clicks, lists, how.end, raw.dropped)
     clicks = clicks.join(catalogue.select("item", pl.col("id").alias("number")), on="item", maintain_order="left")
     steps = pl.concat([clicks.select("session", "place", "list", "number", "reward"), ends])
     steps = steps.join(lists.select("list", pl.int_range(pl.len()).alias("at")), on="list", maintain_order="left")
@@ -112,11 +113,16 @@ def _unclicked(steps: pl.DataFrame, clicks: pl.DataFrame) -> pl.DataFrame:
     return after.group_by("session", maintain_order=True).first().select("session", "place", "list")
 
 
-def _ends(steps: pl.DataFrame, clicks: pl.DataFrame, lists: pl.DataFrame, end: End) -> pl.DataFrame:
-    """The steps on which users leave, like `clicks` but with a null item; none on a list of which nothing is left."""
+def _ends(
+    steps: pl.DataFrame, clicks: pl.DataFrame, lists: pl.DataFrame, end: End, dropped: Counter[str]
+) -> pl.DataFrame:
+    """The steps on which users leave, like `clicks` but with a null item; none on a list of which nothing is left. The lists
+    without a click that are not needed are counted."""
     parts = []
+    dropped["lists without a click"] += steps["item"].null_count()
     if end != "none":
         parts.append(_unclicked(steps, clicks).join(lists.select("list"), on="list", how="semi"))
+        dropped["lists without a click"] -= len(parts[0])
     if end == "repeat":
         last = clicks.group_by("session", maintain_order=True).last().select("session", "place", "list")
         # Behind the session's last click; places are whole numbers, and nothing else of the session follows.

@@ -48,49 +48,58 @@ def read_columns(table: RawTable, names: Columns, reward: str | None = "reward")
     """
     with table.reading():
         schema = table.frame.collect_schema()
-    bad = {names.session: present(names.session)}
-    if names.order is not None:
-        bad[names.order] = present(names.order)
-        if schema[names.order] == pl.String:  # text: numbers must be sorted as numbers
-            bad[names.order] = _number(names.order)
-    if names.reward is not None:
-        value = pl.col(names.reward).cast(pl.Float32, strict=False)
-        bad[names.reward] = (value.is_null() | ~value.is_in([0.0, 1.0])).fill_null(True), "must be 0 or 1"
-    table.reject(bad)
-    listed = isinstance(schema[names.click], pl.List)
-    columns = [
-        pl.col(names.session).cast(pl.String).alias("session"),
-        pl.col(ROW).alias("list"),
-        (pl.col(names.click) if listed else pl.col(names.click).cast(pl.String)).alias("item"),
-        (pl.lit(1.0) if names.reward is None else pl.col(names.reward)).cast(pl.Float32).alias("reward"),
-    ]
-    if names.order is not None:
-        order = pl.col(names.order)
-        columns.append((order.cast(pl.Float64) if schema[names.order] == pl.String else order).alias("order"))
-    shown = pl.col(names.list)
-    lists = shown if isinstance(schema[names.list], pl.List) else shown.cast(pl.String).str.split(names.list_separator)
-    columns.append(shown.hash().alias("shown"))
-    steps = table.collect(table.frame.select(columns)).sort("list")
+    table.reject(_rules(names, schema))
     dropped: Counter[str] = Counter()
-    if names.order is not None:  # without an order, equal rows may be equal events
+    steps = _steps(table, names, schema)
+    if names.order is not None:  # without an order, equal rows may be two clicks
         steps = drop_repeats(steps, dropped, "repeated rows", [c for c in steps.columns if c != "list"])
-    if listed:
+    if isinstance(schema[names.click], pl.List):
         steps = steps.explode("item").with_columns(pl.col("item").cast(pl.String))
     steps = steps.with_columns(pl.col("list").min().over("session").alias("first"))
     steps = steps.sort("first", *(["order"] if names.order is not None else []), maintain_order=True)
+    earned = pl.when(pl.col("item").is_null()).then(0.0).otherwise("reward").cast(pl.Float32).alias("reward")
+    shown = pl.col(names.list)
+    lists = shown if isinstance(schema[names.list], pl.List) else shown.cast(pl.String).str.split(names.list_separator)
     return RawLog(
-        steps=steps.select(
-            "session",
-            "list",
-            "item",
-            pl.when(pl.col("item").is_null()).then(0.0).otherwise("reward").cast(pl.Float32).alias("reward"),
-        ),
+        steps=steps.select("session", "list", "item", earned),
         lists=table.frame.select(pl.col(ROW).alias("list"), lists.cast(pl.List(pl.String)).alias("items")),
         table=table,
         rows_read=table.count(),
         dropped=dropped,
         reward=None if names.reward is None else reward,
     )
+
+
+def _rules(names: Columns, schema: pl.Schema) -> dict[str, tuple[pl.Expr, str]]:
+    """What the columns must keep, for `RawTable.reject`."""
+    rules = {names.session: present(names.session)}
+    if names.order is not None:
+        # Text: numbers must be sorted as numbers.
+        rules[names.order] = _number(names.order) if schema[names.order] == pl.String else present(names.order)
+    if names.reward is not None:
+        value = pl.col(names.reward).cast(pl.Float32, strict=False)
+        rules[names.reward] = (value.is_null() | ~value.is_in([0.0, 1.0])).fill_null(True), "must be 0 or 1"
+    return rules
+
+
+def _steps(table: RawTable, names: Columns, schema: pl.Schema) -> pl.DataFrame:
+    """session, list (row), item, reward, order if there is one, and a hash of the list; in the file's order."""
+    item = pl.col(names.click)
+    if schema[names.click].is_float():  # integers with gaps, as pandas writes them
+        item = item.cast(pl.Int64)
+    if not isinstance(schema[names.click], pl.List):
+        item = item.cast(pl.String)
+    columns = [
+        pl.col(names.session).cast(pl.String).alias("session"),
+        pl.col(ROW).alias("list"),
+        item.alias("item"),
+        (pl.lit(1.0) if names.reward is None else pl.col(names.reward)).cast(pl.Float32).alias("reward"),
+        pl.col(names.list).hash().alias("shown"),
+    ]
+    if names.order is not None:
+        order = pl.col(names.order)
+        columns.append((order.cast(pl.Float64) if schema[names.order] == pl.String else order).alias("order"))
+    return table.collect(table.frame.select(columns)).sort("list")
 
 
 def read_csv(path: Path, names: Columns, separator: str = ",") -> RawLog:

@@ -78,10 +78,7 @@ def read_histories(path: str, form: Format, batch: int) -> Iterator[Histories]:
     """
     name = "standard input" if path == "-" else path
     reader = {"jsonl": _json_lines, "csv": _csv_rows}.get(form)
-    if reader is None:
-        rows = _parquet_rows(path, name, batch)
-    else:
-        rows = _text_rows(path, name, reader)
+    rows = _parquet_rows(path, name, batch) if reader is None else _text_rows(path, name, reader)
     found = Histories()
     for place, (key, clicks) in enumerate(rows):
         found.ids.append(place if key is None else key)

@@ -25,12 +25,9 @@ class ItemIds:
         if catalogue is not None and len(catalogue) != items:
             raise LogError(f"{ITEMS_FILE} has {len(catalogue)} items, the agent was trained on {items}")
         self.items = items
-        # Ids that are all numbers go out as the numbers that they came in as.
-        numbers = catalogue is not None and all(str(int(key)) == key for key in catalogue if key.isdecimal())
-        numbers = numbers and catalogue is not None and all(key.isdecimal() for key in catalogue)
         self.outside: Sequence[Item] | None = catalogue
-        if numbers and catalogue is not None:
-            self.outside = [int(key) for key in catalogue]
+        if catalogue is not None and all(key.isdecimal() and str(int(key)) == key for key in catalogue):
+            self.outside = [int(key) for key in catalogue]  # numbers in the raw log go out as numbers
         self._inside = None if catalogue is None else {key: item for item, key in enumerate(catalogue)}
 
     def inside(self, outside: Item) -> int | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import polars as pl
+from tqdm import tqdm
 
 from irecgan_ext.data.tables import RawTable
 from irecgan_ext.errors import LogError
@@ -47,8 +48,10 @@ class RawLog:
             LogError: the file is damaged.
         """
         keys = wanted.unique().to_frame("list")
-        with self.table.reading():
+        bar = tqdm(desc="reading lists", total=self.table.count(), unit=" rows", disable=None, leave=False)
+        with bar, self.table.reading():
             for batch in self.lists.collect_batches(chunk_size=BATCH):
+                bar.update(len(batch))
                 yield batch.join(keys, on="list", how="semi")
 
 

@@ -60,7 +60,7 @@ class Report:
         return (json.dumps(self.content(), indent=2, allow_nan=False) + "\n").encode()
 
     def text(self) -> str:
-        """A table of the splits with the paper's numbers (DIGINETICA) below, and what was dropped."""
+        """A table of the splits with the paper's numbers below, where rewards are purchases, and what was dropped."""
         lines = [f"{self.rows_read:,} rows read, {self.items:,} items", ""]
         share = "" if self.reward is None else self.reward
         lines.append(f"{'':8}{'sessions':>10}{'steps':>10}{'steps/session':>15}{'items/list':>12}{share:>22}".rstrip())
@@ -68,9 +68,10 @@ class Report:
             means = f"{split.steps / split.sessions:15.2f}{split.list_items / split.steps:12.1f}"
             earned = "" if self.reward is None else f"{split.rewards / split.steps:22.2%}"
             lines.append(f"{name:8}{split.sessions:10,}{split.steps:10,}{means}{earned}")
-        lines.append("the paper's (DIGINETICA, purchases):")
-        for name, (sessions, length, bought) in PAPER.items():
-            lines.append(f"{name:8}{sessions:10,}{'':10}{length:15.2f}{'':12}{bought:22.2%}")
+        if self.reward == "purchase":
+            lines.append("the paper's:")
+            for name, (sessions, length, bought) in PAPER.items():
+                lines.append(f"{name:8}{sessions:10,}{'':10}{length:15.2f}{'':12}{bought:22.2%}")
         total = sum(split.sessions for split in self.splits.values())
         lines.append(f"\n{self.ends:,} of {total:,} sessions end with a list on which the user leaves (--end)")
         dropped = [f"  {count:12,}  {rule}" for rule, count in self.dropped.items() if count]

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from irecgan_ext.files import atomic_write
 
@@ -64,7 +65,8 @@ def write_synthetic(directory: Path, sessions: int, seed: int = 0) -> None:
     _write_products(directory, ids, random)
     with ExitStack() as stack:
         queries, clicks, views, purchases = (stack.enter_context(_Csv(directory / name)) for name in FILES[:4])
-        for first in range(0, sessions, CHUNK):
+        chunks = range(0, sessions, CHUNK)
+        for first in tqdm(chunks, desc="writing raw files", unit=" chunks", disable=None, leave=False):
             count = min(CHUNK, sessions - first)
             shown = _queries(random, first, count, products)
             clicked = _clicks(random, shown, appeal)

@@ -98,11 +98,15 @@ def open_text(path: Path, columns: tuple[str, ...], separator: str) -> RawTable:
     """
     table = RawTable(path, pl.LazyFrame(), 2, separator)
     with table.reading():
-        if not path.exists():
-            raise FileNotFoundError(2, "No such file or directory")
+        _touch(path)
         frame = pl.scan_csv(path, separator=separator, infer_schema=False, null_values=["NA", ""], row_index_name=ROW)
         names = frame.collect_schema().names()
-    _require(table, names, columns, f"; the separator must be {separator!r}" if len(names) == 2 else "")
+    _require(
+        table,
+        names,
+        columns,
+        f"; with the separator {separator!r} the file has a single column" if len(names) == 2 else "",
+    )
     return RawTable(path, frame, 2, separator)
 
 
@@ -114,12 +118,17 @@ def open_parquet(path: Path, columns: tuple[str, ...]) -> RawTable:
     """
     table = RawTable(path, pl.LazyFrame(), 0)
     with table.reading():
-        if not path.exists():
-            raise FileNotFoundError(2, "No such file or directory")
+        _touch(path)
         frame = pl.scan_parquet(path, row_index_name=ROW)
         names = frame.collect_schema().names()
     _require(table, names, columns, "")
     return RawTable(path, frame, 0)
+
+
+def _touch(path: Path) -> None:
+    """Raise the OSError of a file that cannot be opened: polars would take a directory, or a pattern, for many files."""
+    with open(path, "rb"):
+        pass
 
 
 def integer(column: str) -> tuple[pl.Expr, str]:

@@ -15,7 +15,7 @@ import polars as pl
 from irecgan_ext.data.raw import RawLog, drop_repeats
 from irecgan_ext.data.tables import ROW, RawTable, open_parquet, open_text, present
 
-COLUMNS = ("user_id", "session_id", "timestamp", "step", "action_type", "reference", "impressions")
+COLUMNS = ("user_id", "session_id", "step", "action_type", "reference", "impressions")
 CLICK, DEALS = "clickout item", "interaction item deals"
 
 Reward = Literal["deals", "click"]

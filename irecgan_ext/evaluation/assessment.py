@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -67,6 +68,7 @@ def assess(
     propensities: Propensities,
     *,
     value: Value = "session",
+    iips: bool = True,
     samples: int = 1000,
     seed: int = 0,
     progress: Callable[[int], object] = lambda done: None,
@@ -80,11 +82,12 @@ def assess(
         sessions: the log. A session cut in the log counts to its cut.
         propensities: of its slates.
         value: "session", "first" or "step", see `off_policy`.
+        iips: estimate `iips` too (of steps), whose exact probabilities per place take time in proportion to the catalogue.
         samples: of the bootstrap. seed: of bootstrap and model draws.
         progress: called with the number of steps weighed since the last call.
 
     Raises:
-        UsageError: the logging policy is deterministic.
+        UsageError: the logging policy is deterministic, or weights overflow.
     """
     counted = sessions.step_mask()
     if bool((propensities.pscore[counted] == 1).all()):
@@ -95,14 +98,18 @@ def assess(
     steps = counted.clone()
     if value == "first":
         steps[:, 1:] = False
-    ratios = log_ratios(agent, sessions, propensities, steps, marginals=value != "session", progress=progress)
+    ratios = log_ratios(agent, sessions, propensities, steps, marginals=iips and value != "session", progress=progress)
     of_value = _session if value == "session" else _step
     made = of_value(agent, user, sessions, steps, ratios, seed)
     estimates = {}
     for name, (terms, weights) in made.items():
-        interval = terms.interval(samples=samples, seed=seed)
+        estimate = terms.estimate()
+        if not math.isfinite(estimate):
+            raise UsageError(
+                f"{name} is not finite: the agent and the policy that logged are too far apart for weights"
+            )
         effective = None if weights is None else min(map(off_policy.effective_sample_size, weights.unbind(1)))
-        estimates[name] = Estimate(terms.estimate(), interval, effective)
+        estimates[name] = Estimate(estimate, terms.interval(samples=samples, seed=seed), effective)
     return Assessment(value, len(sessions), estimates, _warnings(estimates, ratios, propensities, steps))
 
 

@@ -45,6 +45,7 @@ def calibrate(
     temperatures: Sequence[float],
     value: Value,
     max_steps: int | None,
+    iips: bool = True,
     samples: int = 1000,
     seed: int = 0,
     simulated: int = 100_000,
@@ -55,7 +56,7 @@ def calibrate(
     Args:
         mdp: the users behind the log. max_steps: the log's cap on a session.
         simulated: sessions that tell the true value of a session.
-        agent, user, sessions, propensities, value, samples, seed, progress: as in `assess`.
+        agent, user, sessions, propensities, value, iips, samples, seed, progress: as in `assess`.
 
     Raises:
         UsageError: as in `assess`. ValueError: a temperature is not positive and finite.
@@ -63,7 +64,9 @@ def calibrate(
     points = []
     for temperature in temperatures:
         target = tempered(agent, temperature)
-        found = assess(target, user, sessions, propensities, value=value, samples=samples, seed=seed, progress=progress)
+        found = assess(
+            target, user, sessions, propensities, value=value, iips=iips, samples=samples, seed=seed, progress=progress
+        )
         truth = true_value(mdp, target, sessions, value, max_steps=max_steps, simulated=simulated, seed=seed)
         points.append(Point(temperature, truth, found))
     return points

@@ -1,11 +1,11 @@
 """Off-policy estimators: the value of a target policy pi_e from sessions that a logging policy pi_b recommended in.
 
 Names and definitions are Open Bandit Pipeline's (`ipw`, `snipw`, `dm`, `dr`; `sips`, `iips`, `rips` for slates), with whole
-sessions beyond it. Three values can be estimated; B sessions, T steps, K slots, R the logged step's slate reward r_t:
+sessions beyond it. B sessions, T steps, K slots. What is estimated is one of two values:
 
-* of one step: E[r | contexts as logged, slate from pi_e], where a context is a click history: `ipw` to `rips`. With the first
-  step alone the context is the start of a session, and pi_e's choice of the step decides the value.
-* of a session: E[sum_t r_t | every slate from pi_e], up to the log's cap: `trajectory_*` and `per_decision_*`.
+* of a step, E[r_t | click history as logged, slate from pi_e]: `ipw` to `rips`. Of the first step alone this is what pi_e earns
+  there; of all steps it takes the histories as pi_b's sessions made them (a contextual bandit), not as pi_e's would.
+* of a session, E[sum_t r_t | every slate from pi_e], up to the log's cap on steps: `trajectory_*` and `per_decision_*`.
 
 Each estimator returns `Terms`, whose ratio of sums is the estimate, so that every one of them is bootstrapped alike.
 Weights are pi_e(a | history) / pi_b(a | all that pi_b saw); an estimate is unbiased (`ipw`, `dr`, per-decision and trajectory

@@ -99,6 +99,7 @@ def draw(rows: Sequence[Row], out_png: Path) -> None:
             titles = [EXPERIMENT.titles[m] for m in methods]
             axis.set_xticks(range(len(methods)), titles, rotation=60, ha="right", fontsize=7)
             axis.set_title(f"{metric.upper()} (%), every step", loc="left")
+            axis.set_ylim(bottom=0)
             axis.grid(axis="x", visible=False)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", frameon=False)

@@ -76,7 +76,8 @@ class Source:
         return "survival" if torch.equal(clicked, rewards == 1) else "binary"
 
     def save(self, directory: Path) -> None:
-        """Keep log and users with the run, which can then be resumed and evaluated without its sources."""
+        """Keep log and users with the run, which can then be resumed and evaluated without its sources. The log's propensities,
+        which training does not read, are not kept."""
         if self.prepared is not None:
             return copy_prepared(self.prepared.directory, directory / DATA_DIRECTORY)
         assert isinstance(self.log, Trajectories)
