@@ -66,7 +66,7 @@ def _measure(name: str, size: int, threads: int, raw: Path, folder: Path, rounds
         "sessions": f"{size:,}",
         "queries": f"{queries:,}",
         "threads": threads,
-        "": name,
+        "what": name,
         "s": f"{median:.1f} ({min(seconds):.1f}-{max(seconds):.1f})",
         "queries/s": f"{queries / median:,.0f}",
         "peak MB": f"{peak:,.0f}",
