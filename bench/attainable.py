@@ -30,7 +30,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="users, as in the quick preset")
     parser.add_argument("--log-sessions", type=int, default=5000, help="of the random policy")
     options = parser.parse_args()
-    print("| seed | counts | best two fixed slates | nats of hidden states in the log | free numbers of hidden states |")
+    print(
+        "| seed | counts | best two fixed slates | nats of hidden states in the log | free numbers of hidden states |"
+    )
     print("|---|---|---|---|---|")
     for seed in options.seeds:
         mdp = MDP.random(seed=seed)
