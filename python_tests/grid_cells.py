@@ -54,4 +54,6 @@ def _main(out: Path) -> None:
 
 
 if __name__ == "__main__":
+    # What a shell starts in the background ignores it, and so would this process.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(run_command(_main, Path, prog="grid_cells"))
