@@ -23,6 +23,7 @@ from bench import (
     rollout,
     scaling,
     status,
+    train_catalogue,
     train_epoch,
 )
 
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, Callable[[Sequence[int], bool], list[dict[str, Any]]]] = {
     "linear_log_prob": linear_log_prob.run,
     "rollout": rollout.run,
     "train_epoch": train_epoch.run,
+    "train_catalogue": train_catalogue.run,
     "prepare": prepare.run,
     "recommend": recommend.run,
     "scaling": scaling.run,
