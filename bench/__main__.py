@@ -38,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[Sequence[int], bool], list[dict[str, Any]]]] = {
     "recommend": recommend.run,
     "scaling": scaling.run,
 }
+OF_THE_CPU = ("prepare", "recommend")  # what they time runs nowhere else
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -45,6 +46,8 @@ def main(args: Sequence[str] | None = None) -> int:
     options = parser.parse_args(args)
     if options.name == "status":
         return status.main([])
+    if options.device == "cuda" and options.name in OF_THE_CPU:
+        parser.error(f"argument --device: {options.name} runs on the CPU alone; use --device cpu")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("argument --device: torch finds no CUDA device; use --device cpu")
     if options.threads is None:
@@ -54,7 +57,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    names = list(BENCHMARKS) if options.name == "all" else [options.name]
+    every = [name for name in BENCHMARKS if not (device.is_cuda() and name in OF_THE_CPU)]
+    names = every if options.name == "all" else [options.name]
     environment = harness.environment()
     machine = environment["machine"]
     print("".join(f"{machine[key]}, " for key in ("device",) if key in machine), end="")

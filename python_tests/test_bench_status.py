@@ -109,6 +109,14 @@ def test_cuda_benchmarks_without_a_device():
     assert result.stderr.splitlines()[-1].endswith("argument --device: torch finds no CUDA device; use --device cpu")
 
 
+@pytest.mark.parametrize("name", ["prepare", "recommend"])
+def test_questions_of_the_cpu_alone(name):
+    command = [sys.executable, "-m", "bench", name, "--device", "cuda"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.splitlines()[-1].endswith(f"argument --device: {name} runs on the CPU alone; use --device cpu")
+
+
 def test_the_script_for_a_gpu_parses():
     bash = shutil.which("bash")
     if bash is None:

@@ -130,9 +130,26 @@ def test_what_is_compared_wins_over_further_flags() -> None:
     assert train_config("quick", plan.cells[0].task["flags"]).log_sessions == 10_000
 
 
+def test_the_device_is_the_cpu_unless_asked_for(tmp_path: Path) -> None:
+    plain = options("figure2", "random(200)")
+    on_cuda = replace(plain, device="cuda")
+    assert "device" not in plain.settings() and "--device" not in plain.command()  # as results of older versions
+    assert on_cuda.settings() == {**plain.settings(), "device": "cuda"} and "--device cuda" in on_cuda.command()
+    for chosen, device in ((plain, "cpu"), (on_cuda, "cuda")):
+        cell = figure2.grid(chosen).cells[0]
+        assert training_cell.cell_config(cell, tmp_path).device == device
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_missing_device_gives_one_line(tmp_path: Path) -> None:
+    status, _, error = command("figure2", "--device", "cuda", "--out", tmp_path / "out")
+    assert status == 2 and error.count("\n") == 1 and error.endswith("use --device cpu\n")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_ablation_changes_one_thing_at_the_same_budget(name: str) -> None:
-    own = preset(name)
+    own = replace(preset(name), device="cpu")  # as the grids' runs
     changes = ablation.variants(ExperimentOptions("ablation", preset=name))
     assert changes.pop("irecgan") == []
     expected = {"constant-scores", "random-scores", "no-rescaling", "completions-1", "completions-20", "value-baseline"}

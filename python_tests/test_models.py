@@ -1,5 +1,7 @@
 """Models against per-step loops, their masks, and gradients that reach every parameter."""
 
+import copy
+
 import pytest
 import torch
 
@@ -79,6 +81,16 @@ def test_encoder_embeds_symbols(cell):
     encoder = Encoder(*SIZES, cell=cell)
     rows = encoder.embed(torch.tensor([[3, END], [BOS, 0]]))
     assert torch.equal(rows.flatten(0, 1), encoder.embedding.weight[[3, ITEMS, ITEMS + 1, 0]])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_copy_gathers_its_weights(monkeypatch, cell):
+    """cuDNN warns, and gathers them at every call, where they lie apart, as those of a copied module do."""
+    agent, gathered = Agent(*SIZES, cell=cell), []
+    monkeypatch.setattr(torch.nn.RNNBase, "flatten_parameters", lambda self: gathered.append(self))
+    copied = copy.deepcopy(agent)
+    assert gathered[-1] is copied.encoder.rnn and copied.encoder.rnn is not agent.encoder.rnn
+    assert torch.equal(copied(sessions()), agent(sessions()))
 
 
 @pytest.mark.parametrize(("cell", "gates"), [("gru", 3), ("lstm", 4)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +39,8 @@ class ExperimentOptions:
     """The first of them."""
     jobs: int | None = None
     """Worker processes at a time, one thread each. None: one per core."""
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    """Where the runs train. cuda: all workers share the device, so fewer jobs may be faster."""
     out: Path | None = None
     """Directory for results.csv, table.csv, figure.png, README.md and the finished cells. None: runs/EXPERIMENT."""
     configurations: tuple[str, ...] = ()
@@ -83,7 +85,7 @@ class ExperimentOptions:
             flags = shlex.split(self.train_flags)
         except ValueError as error:
             raise UsageError(f"--train-flags: {error}, got {self.train_flags!r}") from error
-        for taken in ("--preset", "--method", "--seed", "--out", "--resume", "--evaluation.sessions"):
+        for taken in ("--preset", "--method", "--seed", "--out", "--resume", "--device", "--evaluation.sessions"):
             if any(flag == taken or flag.startswith(f"{taken}=") for flag in flags):
                 raise UsageError(
                     f"--train-flags must not hold {taken}, which the grid decides, got {self.train_flags!r}"
@@ -92,11 +94,16 @@ class ExperimentOptions:
             raise UsageError(f"--data: {self.experiment} makes its own logs; only table1 reads one")
         if self.baselines and self.experiment != "figure2":
             raise UsageError(f"--baselines is for figure2 only, got {self.experiment}")
+        if self.device != "cpu":
+            from irecgan_ext.training.job import choose_device  # here: it loads torch, which the runner does without
+
+            choose_device(self.device)
         self.config()
 
     def flags(self, *more: str) -> list[str]:
         """Flags of irecgan_ext.train for one run: this command's, then `more`, which say what is compared and win."""
-        return ["--evaluation.sessions", str(self.sessions), *shlex.split(self.train_flags), *more]
+        device = [] if self.device == "cpu" else ["--device", self.device]
+        return ["--evaluation.sessions", str(self.sessions), *device, *shlex.split(self.train_flags), *more]
 
     def config(self, *more: str) -> TrainConfig:
         """The configuration that `flags` stand for.
@@ -127,6 +134,8 @@ class ExperimentOptions:
             "sessions": self.sessions,
             "train_flags": self.train_flags,
         }
+        if self.device != "cpu":
+            common["device"] = self.device
         return common if self.data is None else {**common, "data": str(self.data.resolve())}
 
     def command(self) -> str:
@@ -135,6 +144,7 @@ class ExperimentOptions:
         words += ["--seeds", str(self.seeds)]
         words += ["--first-seed", str(self.first_seed)] if self.first_seed else []
         words += ["--jobs", str(self.workers), "--out", str(self.directory)]
+        words += ["--device", self.device] if self.device != "cpu" else []
         words += ["--configurations", *self.configurations] if self.configurations else []
         words += ["--baselines", *self.baselines] if self.baselines else []
         words += ["--sessions", str(self.sessions)] if self.sessions != type(self).sessions else []
@@ -144,12 +154,12 @@ class ExperimentOptions:
 
 
 def train_config(name: Preset, flags: Sequence[str]) -> TrainConfig:
-    """The configuration of irecgan_ext.train with these flags.
+    """The configuration of irecgan_ext.train with these flags, on the CPU unless they say otherwise.
 
     Raises:
         UsageError: a flag is unknown or malformed.
     """
-    return parse_options(TrainConfig, "irecgan_ext.train", flags, preset(name))
+    return parse_options(TrainConfig, "irecgan_ext.train", flags, replace(preset(name), device="cpu"))
 
 
 @dataclass(frozen=True)

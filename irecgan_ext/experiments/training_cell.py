@@ -41,7 +41,7 @@ def run(cell: Cell, directory: Path) -> list[Row]:
 def cell_config(cell: Cell, directory: Path) -> TrainConfig:
     """The configuration of the cell's run, in `directory`."""
     config = train_config(cell.task["preset"], cell.task["flags"])
-    return replace(config, seed=cell.seed, out=directory, threads=1, device="cpu", quiet=True)
+    return replace(config, seed=cell.seed, out=directory, threads=1, quiet=True)
 
 
 def metrics(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,11 @@ class Encoder(nn.Module):
         self.rnn = _CELLS[cell](embedding, hidden, layers, batch_first=True, dropout=between)
         self.dropout = nn.Dropout(dropout)
         self.history_dropout = history_dropout
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # The weights of a copy lie apart: cuDNN would warn of that and gather them anew at every call.
+        self.rnn.flatten_parameters()
 
     def embed(self, symbols: Tensor) -> Tensor:
         """[..., E] embeddings of `symbols` ([...] int64: items, END, BOS; PAD gives END's row, for the caller to mask)."""

@@ -93,7 +93,7 @@ def _evaluate(run: Run, source: Source, config: TrainConfig) -> Results:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device to train on.
+    """The device to train on. Where it is CUDA, recurrent layers compute in float32 from here on, as all else does.
 
     Raises:
         UsageError: CUDA is asked for and this build or machine has none.
@@ -103,9 +103,13 @@ def choose_device(name: str) -> torch.device:
             raise UsageError("--device cuda: this build has no CUDA kernels; use --device cpu")
         if not torch.cuda.is_available():
             raise UsageError("--device cuda: torch finds no CUDA device; use --device cpu")
-        return torch.device("cuda")
     has_cuda = ops.build_info()["cuda"] != "none" and torch.cuda.is_available()
-    return torch.device("cuda" if name == "auto" and has_cuda else "cpu")
+    if name == "cpu" or not has_cuda:
+        return torch.device("cpu")
+    torch.backends.cudnn.allow_tf32 = (
+        False  # 10 bits of mantissa: not the numbers of the CPU, nor of the rollout's kernels
+    )
+    return torch.device("cuda")
 
 
 def _prepare(config: TrainConfig, resume: bool) -> Source:

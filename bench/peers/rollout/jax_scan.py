@@ -19,6 +19,7 @@ from bench import device
 from bench.peers.rollout.parts import TEMPERATURE, Played
 from irecgan_ext.models import Agent, Discriminator, UserModel
 
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else most of a GPU's memory is kept from the others
 try:
     import jax
     from jax import lax, nn
