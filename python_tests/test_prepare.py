@@ -212,6 +212,12 @@ BAD = {
         "12;1;NA;50;10;2016-05-02;NA;7;10,x;FALSE",
         "row 2: items must be integers separated by ,, got '10,x'",
     ),
+    "long bad list": (
+        FILES[0],
+        2,
+        f"12;1;NA;50;10;2016-05-02;NA;7;{'10|' * 300};FALSE",
+        "row 2: items must be integers separated by ,, got '10|10|10|10|...|10|10|10|10|'\n",
+    ),
     "too many fields": (FILES[1], 5, "21;7;10;4", "train-clicks.csv: row 5: must have 3 fields separated by ;, got 4"),
     "too few fields": (FILES[1], 5, "21;7", "train-clicks.csv: row 5: itemId is missing"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,7 +93,8 @@ class RawTable:
             row = found[column][0]
             if row is not None:
                 value = self.collect(self.frame.filter(pl.col(ROW) == row).select(column)).to_dicts()[0][column]
-                raise self.error(f"{column} is missing" if value is None else f"{column} {rule}, got {value!r}", row)
+                shown = reprlib.repr(value)  # a list may have hundreds of items
+                raise self.error(f"{column} is missing" if value is None else f"{column} {rule}, got {shown}", row)
 
 
 def open_text(path: Path, columns: tuple[str, ...], separator: str) -> RawTable:
