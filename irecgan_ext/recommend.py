@@ -15,6 +15,7 @@ from tqdm import tqdm
 from irecgan_ext.cli import run_command
 from irecgan_ext.data.histories import Format, Histories, Item, format_of, read_histories
 from irecgan_ext.data.item_ids import ItemIds, read_candidates, read_item_ids
+from irecgan_ext.data.packed_log import is_split
 from irecgan_ext.data.recommendations import open_writer
 from irecgan_ext.errors import UsageError
 from irecgan_ext.serving.histories import Reader, Unknown
@@ -30,8 +31,9 @@ class RecommendOptions:
     """Recommend items for click histories with a trained agent, a batch at a time, so that any number of them fits in memory.
 
     A history is a JSON line ([3, 17, 4], or {"id": "u1", "history": [3, 17, 4]}), a CSV row with the columns id and history
-    (items with spaces between), or a Parquet row with a list column history; a session log is read too. Items are called as in
-    the raw log where the run or its data keep a map of ids (items.parquet), and 0..C-1 otherwise.
+    (items with spaces between), or a Parquet row with a list column history. Items are called as in the raw log where the run or
+    its data keep a map of ids (items.parquet), and 0..C-1 otherwise. A session log, such as the test.parquet of a prepared log,
+    is read too: its sessions are the histories, its items 0..C-1.
     """
 
     directory: tyro.conf.Positional[Path]
@@ -86,12 +88,14 @@ def main(options: RecommendOptions) -> None:
     if options.k > trained.items:
         raise UsageError(f"--k must be in 1..C (C = {trained.items}), got {options.k}")
     ids = read_item_ids(trained.items, item_id_places(options.directory, trained.config))
+    if is_split(options.histories):
+        ids.check_same(Path(options.histories).parent)
     recommender = Recommender(trained.agent, _candidates(options, ids))
     reader = _reader(options, trained, ids)
     if options.bench:
         _bench(options, trained, recommender, reader, ids, source)
         return
-    batches = read_histories(options.histories, source, options.batch)
+    batches = read_histories(options.histories, source, options.batch, trained.items)
     short = first = 0
     with open_writer(options.out, target) as writer, tqdm(unit=" histories", disable=not sys.stderr.isatty()) as bar:
         for batch in batches:
@@ -179,7 +183,7 @@ def _bench(
         symbols = torch.cat([sessions.start[:, None], sessions.clicks], 1).tolist()
         histories: list[list[Item]] = [ids.out([item for item in row if item >= 0]) for row in symbols]
     else:
-        found = next(read_histories(options.histories, form, _BENCH), Histories())
+        found = next(read_histories(options.histories, form, _BENCH, trained.items), Histories())
         histories = found.clicks
     if not histories:
         raise UsageError(f"{options.histories}: holds no history")

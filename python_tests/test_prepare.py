@@ -212,6 +212,12 @@ BAD = {
         "12;1;NA;50;10;2016-05-02;NA;7;10,x;FALSE",
         "row 2: items must be integers separated by ,, got '10,x'",
     ),
+    "long bad list": (
+        FILES[0],
+        2,
+        f"12;1;NA;50;10;2016-05-02;NA;7;{'10|' * 300};FALSE",
+        "row 2: items must be integers separated by ,, got '10|10|10|10|...|10|10|10|10|'\n",
+    ),
     "too many fields": (FILES[1], 5, "21;7;10;4", "train-clicks.csv: row 5: must have 3 fields separated by ;, got 4"),
     "too few fields": (FILES[1], 5, "21;7", "train-clicks.csv: row 5: itemId is missing"),
 }
@@ -488,6 +494,8 @@ def test_own_parquet_file(tmp_path: Path) -> None:
         (2, ";10;x y z;y;0", "row 2: who is missing"),
         (3, "a;late;x y;x;1", "row 3: when must be a number, got 'late'"),
         (3, "a;2;x y;x;2", "row 3: paid must be 0 or 1, got '2'"),
+        (3, "a;2;x NA;x;1", "row 3: shown must have an item between every two ' ', got 'x NA'"),
+        (3, "a;2;x  y;x;1", "row 3: shown must have an item between every two ' ', got 'x  y'"),
         (1, "who;when;shown;chosen;price", "column paid is missing"),
     ],
 )
@@ -498,6 +506,49 @@ def test_own_columns_that_break_a_rule(tmp_path: Path, row: int, line: str, mess
     status, _, error = prepare_here("csv", tmp_path / "log.csv", "--out", tmp_path / "out", *names, *EVERYTHING)
     assert (status, error.count("\n")) == (2, 1)
     assert f"log.csv: {message}" in error
+
+
+def test_too_many_fields_after_the_columns_named(tmp_path: Path) -> None:
+    write(tmp_path / "log.csv", *own_rows())
+    replace_line(tmp_path / "log.csv", 4, "a;1;y z;z;0;7")
+    status, _, error = prepare_here("csv", tmp_path / "log.csv", "--out", tmp_path / "out", *OWN, *EVERYTHING)
+    assert (status, error) == (2, f"error: {tmp_path / 'log.csv'}: row 4: must have 5 fields separated by ;, got 6\n")
+
+
+def test_a_file_of_a_header_alone(tmp_path: Path) -> None:
+    write(tmp_path / "log.csv", own_rows()[0])
+    status, _, error = prepare_here("csv", tmp_path / "log.csv", "--out", tmp_path / "out", *OWN)
+    assert (status, error) == (2, f"error: {tmp_path / 'log.csv'}: holds no row\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_trivago_lists_hold_no_na(tmp_path: Path) -> None:
+    rows = ["u,s,1,clickout item,7,5|7", "u,s,2,clickout item,7,7|NA|5"]
+    write(tmp_path / "log.csv", "user_id,session_id,step,action_type,reference,impressions", *rows)
+    status, _, error = prepare_here("trivago", tmp_path / "log.csv", "--out", tmp_path / "out")
+    assert (status, error.count("\n")) == (2, 1)
+    assert "log.csv: row 3: impressions must have an item between every two '|', got '7|NA|5'" in error
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        (pa.array([[1, 2], [1, None]]), "row 1: list must hold no null, got [1, None]"),
+        (pa.array([[1.0], [2.0]]), "column list must hold text, or lists of integers or text, got List(Float64)"),
+        (pa.array([1, 2]), "column list must hold text, or lists of integers or text, got Int64"),
+    ],
+)
+def test_own_parquet_lists_that_break_a_rule(tmp_path: Path, lists: pa.Array, message: str) -> None:
+    pq.write_table(pa.table({"session": [1, 1], "list": lists, "click": [1, 1]}), tmp_path / "log.parquet")
+    status, _, error = prepare_here("parquet", tmp_path / "log.parquet", "--out", tmp_path / "out")
+    assert (status, error) == (2, f"error: {tmp_path / 'log.parquet'}: {message}\n")
+
+
+def test_a_list_separator_is_no_empty_text(tmp_path: Path) -> None:
+    write(tmp_path / "log.csv", *own_rows())
+    flags = (*OWN, "--list-separator", "")
+    status, _, error = prepare_here("csv", tmp_path / "log.csv", "--out", tmp_path / "out", *flags)
+    assert (status, error) == (2, "error: --list-separator must be at least one character, got ''\n")
 
 
 def test_recbole_in_and_out(tmp_path: Path, synthetic: Path) -> None:

@@ -128,6 +128,45 @@ def test_a_session_log_is_a_file_of_histories(run: Path, command: Any) -> None:
         assert rows[session]["items"] == expected(run, [BOS, *clicks], 3, [])
 
 
+def test_a_prepared_log_numbers_its_own_items(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Raw ids that are numbers too must not be taken for the items 0..C-1 that a session file holds."""
+    for name, base in (("data", 10), ("other", 20)):
+        write_prepared_by_hand(tmp_path / name)
+        count = len(pq.read_table(tmp_path / name / "items.parquet"))
+        ids = pa.table({"item": list(range(count)), "id": [str(base + item) for item in range(count)]})
+        pq.write_table(ids, tmp_path / name / "items.parquet")
+    args = [*FLAGS, "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), "--method", "pg"]
+    assert cli.run_command(train.main, TrainConfig, prog="train", args=args) == 0
+
+    def recommended(path: Path) -> tuple[int, str, str]:
+        capfd.readouterr()
+        arguments = [str(tmp_path / "run"), "--histories", str(path), "--k", "4"]
+        status = cli.run_command(recommend.main, recommend.RecommendOptions, prog="recommend", args=arguments)
+        return status, *capfd.readouterr()
+
+    status, out, error = recommended(tmp_path / "data" / "test.parquet")
+    assert (status, "not in the catalogue" in error) == (0, False)
+    clicks = [row for row in pq.read_table(tmp_path / "data" / "test.parquet").to_pylist() if row["click"] is not None]
+    (tmp_path / "h.jsonl").write_text(
+        "\n".join(
+            json.dumps({"id": key, "history": [10 + row["click"] for row in clicks if row["session"] == key]})
+            for key in dict.fromkeys(row["session"] for row in clicks)
+        )
+    )
+    assert recommended(tmp_path / "h.jsonl") == (0, out, error)
+    status, _, error = recommended(tmp_path / "other" / "test.parquet")
+    assert (status, error) == (
+        2,
+        f"error: {tmp_path / 'other'}: item 0 is 20, the agent's is 10: another catalogue\n",
+    )
+    header = {b"irecgan_ext": json.dumps({"schema_version": 2, "items": 7, "slate_size": 25, "metadata": {}}).encode()}
+    table = pq.read_table(tmp_path / "data" / "test.parquet").replace_schema_metadata(header)
+    pq.write_table(table, tmp_path / "seven.parquet")
+    status, _, error = recommended(tmp_path / "seven.parquet")
+    assert status == 2
+    assert "seven.parquet: has a catalogue of 7 items, the agent was trained on 30" in error
+
+
 def test_unknown_items_are_counted(run: Path, command: Any) -> None:
     text = "[3, 99, 4]\n[1]\n"
     status, out, error = command("--k", 4, stdin=text)

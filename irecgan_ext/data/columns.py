@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from irecgan_ext.data.raw import RawLog, drop_repeats
-from irecgan_ext.data.tables import ROW, RawTable, open_parquet, open_text, present
+from irecgan_ext.data.tables import ROW, RawTable, open_parquet, open_text, present, whole_list
 from irecgan_ext.errors import UsageError
 
 
@@ -48,6 +48,8 @@ def read_columns(table: RawTable, names: Columns, reward: str | None = "reward")
     """
     with table.reading():
         schema = table.frame.collect_schema()
+    _check_lists(table, names, schema)
+    table.check_fields()
     table.reject(_rules(names, schema))
     dropped: Counter[str] = Counter()
     steps = _steps(table, names, schema)
@@ -70,9 +72,18 @@ def read_columns(table: RawTable, names: Columns, reward: str | None = "reward")
     )
 
 
+def _check_lists(table: RawTable, names: Columns, schema: pl.Schema) -> None:
+    if not names.list_separator:
+        raise UsageError("--list-separator must be at least one character, got ''")
+    kind = schema[names.list]
+    of = kind.inner if isinstance(kind, pl.List) else kind
+    if of != pl.String and not (isinstance(kind, pl.List) and of.is_integer()):
+        raise table.error(f"column {names.list} must hold text, or lists of integers or text, got {kind}")
+
+
 def _rules(names: Columns, schema: pl.Schema) -> dict[str, tuple[pl.Expr, str]]:
     """What the columns must keep, for `RawTable.reject`."""
-    rules = {names.session: present(names.session)}
+    rules = {names.session: present(names.session), names.list: _no_gap(names, schema)}
     if names.order is not None:
         # Text: numbers must be sorted as numbers.
         rules[names.order] = _number(names.order) if schema[names.order] == pl.String else present(names.order)
@@ -112,6 +123,12 @@ def read_csv(path: Path, names: Columns, separator: str = ",") -> RawLog:
 def read_parquet(path: Path, names: Columns) -> RawLog:
     """A Parquet file; see `read_columns`."""
     return read_columns(open_parquet(path, names.names()), names)
+
+
+def _no_gap(names: Columns, schema: pl.Schema) -> tuple[pl.Expr, str]:
+    if isinstance(schema[names.list], pl.List):
+        return pl.col(names.list).list.eval(pl.element().is_null()).list.any().fill_null(False), "must hold no null"
+    return whole_list(names.list, names.list_separator)
 
 
 def _number(column: str) -> tuple[pl.Expr, str]:

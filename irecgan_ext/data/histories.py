@@ -7,7 +7,8 @@
 | Parquet    | a row with the column `history`, a list of items, and optionally `id`; or a session log (`session`,      |
 |            | `step`, `click`, optionally `start`), whose sessions are whole histories, rows adjacent and in order      |
 
-Items are integers or strings, oldest click first. A history without an id gets its place 0, 1, ... in the input.
+Items are integers or strings, oldest click first; those of a session log are always 0..C-1, as in the log's slates, whatever the
+raw log called them. A history without an id gets its place 0, 1, ... in the input.
 """
 
 from __future__ import annotations
@@ -25,13 +26,19 @@ from typing import Any, Literal, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from irecgan_ext.data.storage import read_header
 from irecgan_ext.errors import LogError
 from irecgan_ext.files import reason
 
 Format = Literal["jsonl", "csv", "parquet"]
 SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 
-Item = int | str
+
+class LogItem(int):
+    """An item 0..C-1 of a session log: not the raw log's id, which may be a number too."""
+
+
+Item = int | str | LogItem
 
 
 @dataclass
@@ -66,19 +73,20 @@ def format_of(path: str, given: Format | None = None) -> Format:
     return SUFFIXES[suffix]
 
 
-def read_histories(path: str, form: Format, batch: int) -> Iterator[Histories]:
+def read_histories(path: str, form: Format, batch: int, items: int | None = None) -> Iterator[Histories]:
     """Histories of a file in its order, `batch` at a time; only a batch is in memory.
 
     Args:
         path: file name, or `-` for standard input (Parquet from there is held whole: it ends with its table of contents).
         form: "jsonl", "csv" or "parquet".
+        items: C that a session log must declare, if it declares any; None takes every log.
 
     Raises:
         LogError: one line naming the file, the line or row, and the rule.
     """
     name = "standard input" if path == "-" else path
     reader = {"jsonl": _json_lines, "csv": _csv_rows}.get(form)
-    rows = _parquet_rows(path, name, batch) if reader is None else _text_rows(path, name, reader)
+    rows = _parquet_rows(path, name, batch, items) if reader is None else _text_rows(path, name, reader)
     found = Histories()
     for place, (key, clicks) in enumerate(rows):
         found.ids.append(place if key is None else key)
@@ -160,7 +168,7 @@ def _items(clicks: Any, where: str) -> list[Item]:
     return clicks
 
 
-def _parquet_rows(path: str, name: str, batch: int) -> Iterator[Row]:
+def _parquet_rows(path: str, name: str, batch: int, items: int | None) -> Iterator[Row]:
     try:
         source = pa.BufferReader(sys.stdin.buffer.read()) if path == "-" else pa.memory_map(path)
         file = pq.ParquetFile(source, pre_buffer=False)
@@ -168,6 +176,9 @@ def _parquet_rows(path: str, name: str, batch: int) -> Iterator[Row]:
         logged = "history" not in names and {"session", "step", "click"} <= set(names)
         if not logged and "history" not in names:
             raise LogError(f"{name}: column history is missing; the columns are {', '.join(names) or 'none'}")
+        declared = read_header(file.schema_arrow, name)[0] if logged else None
+        if declared is not None and items not in (None, declared["items"]):
+            raise LogError(f"{name}: has a catalogue of {declared['items']} items, the agent was trained on {items}")
         wanted = ("session", "step", "click", "start") if logged else ("id", "history")
         columns = [column for column in wanted if column in names]
         _check_types(file.schema_arrow, columns, name)
@@ -215,12 +226,16 @@ def _sessions(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[Row]:
             if step == 0 and (key != session or next_step > 0):
                 if next_step > 0:
                     yield session, clicks
-                session, next_step, clicks = key, 0, [] if start is None else [start]
+                session, next_step, clicks = key, 0, [] if start is None else [_log_item(start)]
             if key != session or step != next_step:
                 raise LogError(f"{name}: row {row}: the steps of session {key} must be adjacent, 0, 1, ... in order")
             if click is not None:
-                clicks.append(click)
+                clicks.append(_log_item(click))
             next_step += 1
             row += 1
     if next_step > 0:
         yield session, clicks
+
+
+def _log_item(item: Item) -> Item:
+    return LogItem(item) if isinstance(item, int) else item

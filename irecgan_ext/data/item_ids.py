@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from irecgan_ext.data.histories import Item
+from irecgan_ext.data.histories import Item, LogItem
 from irecgan_ext.data.packed_log import ITEMS_FILE, read_catalogue
 from irecgan_ext.errors import LogError
 
@@ -31,14 +31,21 @@ class ItemIds:
         self._inside = None if catalogue is None else {key: item for item, key in enumerate(catalogue)}
 
     def inside(self, outside: Item) -> int | None:
-        """The item 0..C-1 that is called `outside`; None where there is none."""
-        if self._inside is not None:
+        """The item 0..C-1 that is called `outside`, or that a session log names; None where there is none."""
+        if self._inside is not None and not isinstance(outside, LogItem):
             return self._inside.get(str(outside))
         if isinstance(outside, str):
             if not outside.isdecimal():
                 return None
             outside = int(outside)
-        return outside if 0 <= outside < self.items else None
+        return int(outside) if 0 <= outside < self.items else None
+
+    def check_same(self, directory: Path) -> None:
+        """Raise LogError unless the items of a prepared log, which number its sessions' clicks, are these."""
+        mine = range(self.items) if self.outside is None else self.outside
+        for item, (own, theirs) in enumerate(zip(mine, read_catalogue(directory))):
+            if str(own) != theirs:
+                raise LogError(f"{directory}: item {item} is {theirs}, the agent's is {own}: another catalogue")
 
     def out(self, items: Iterable[int]) -> list[Item]:
         """What `items` 0..C-1 are called."""

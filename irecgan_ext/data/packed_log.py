@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from irecgan_ext.data.report import SPLITS
 from irecgan_ext.data.rows import positions
 from irecgan_ext.data.sessions import read_checked
 from irecgan_ext.data.storage import read_table
@@ -33,6 +34,11 @@ def split_file(name: str) -> str:
 def is_prepared(path: str | Path) -> bool:
     """Whether `path` is a directory that `irecgan_ext.prepare` wrote."""
     return (Path(path) / ITEMS_FILE).is_file() and (Path(path) / split_file("train")).is_file()
+
+
+def is_split(path: str | Path) -> bool:
+    """Whether `path` is a session file of such a directory."""
+    return Path(path).name in map(split_file, SPLITS) and is_prepared(Path(path).parent)
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,8 @@ def check_clicks(raw: RawLog, repair: Repair) -> None:
         .select("row", pl.col("items").list.contains(pl.col("item")).alias("inside"))
         for batch in raw.batches(clicks["list"])
     ]
+    if not known:
+        raise LogError(f"{raw.table.path}: holds no row")
     steps = steps.join(pl.concat(known), on="row", how="left", maintain_order="left")
     unlisted = clicked & pl.col("inside").is_null()
     raw.dropped["clicks on an empty list"] += steps.filter(unlisted).height

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,6 +67,11 @@ class RawTable:
         worst = counts.filter(pl.col("fields") > wanted).row(0, named=True)
         return int(worst["line"]) - 1, int(worst["fields"]), wanted
 
+    def check_fields(self) -> None:
+        """Raise LogError if a row of text has too many fields: polars notices only where every column is read."""
+        if self.separator is not None:
+            self.collect(self.frame.select(pl.all().null_count()))
+
     def count(self) -> int:
         """Rows."""
         return int(self.collect(self.frame.select(pl.len())).item())
@@ -86,8 +92,9 @@ class RawTable:
         for column, (_, rule) in bad.items():
             row = found[column][0]
             if row is not None:
-                value = self.collect(self.frame.filter(pl.col(ROW) == row).select(column)).item()
-                raise self.error(f"{column} is missing" if value is None else f"{column} {rule}, got {value!r}", row)
+                value = self.collect(self.frame.filter(pl.col(ROW) == row).select(column)).to_dicts()[0][column]
+                shown = reprlib.repr(value)  # a list may have hundreds of items
+                raise self.error(f"{column} is missing" if value is None else f"{column} {rule}, got {shown}", row)
 
 
 def open_text(path: Path, columns: tuple[str, ...], separator: str) -> RawTable:
@@ -146,6 +153,13 @@ def integer_list(column: str, separator: str) -> tuple[pl.Expr, str]:
     one = r"-?[0-9]{1,18}"
     pattern = f"^{one}({_escape(separator)}{one})*$"
     return ~pl.col(column).str.contains(pattern), f"must be integers separated by {separator}"
+
+
+def whole_list(column: str, separator: str) -> tuple[pl.Expr, str]:
+    """The rule that no item of a text column's lists is `NA` or nothing."""
+    between = _escape(separator)
+    gap = pl.col(column).str.contains(f"(^|{between})(NA)?({between}|$)").fill_null(False)
+    return gap, f"must have an item between every two {separator!r}"
 
 
 def _escape(separator: str) -> str:

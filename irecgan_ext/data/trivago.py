@@ -13,7 +13,7 @@ from typing import Literal
 import polars as pl
 
 from irecgan_ext.data.raw import RawLog, drop_repeats
-from irecgan_ext.data.tables import ROW, RawTable, open_parquet, open_text, present
+from irecgan_ext.data.tables import ROW, RawTable, open_parquet, open_text, present, whole_list
 
 COLUMNS = ("user_id", "session_id", "step", "action_type", "reference", "impressions")
 CLICK, DEALS = "clickout item", "interaction item deals"
@@ -32,7 +32,11 @@ def read_trivago(path: Path, reward: Reward = "deals") -> RawLog:
         LogError: the file or a column is missing, or a row breaks a rule; one line with file, row and rule.
     """
     table = open_parquet(path, COLUMNS) if path.suffix == ".parquet" else open_text(path, COLUMNS, ",")
-    table.reject({c: present(c) for c in ("user_id", "session_id", "action_type")} | {"step": _integer("step")})
+    table.check_fields()
+    table.reject(
+        {c: present(c) for c in ("user_id", "session_id", "action_type")}
+        | {"step": _integer("step"), "impressions": whole_list("impressions", "|")}
+    )
     actions = _actions(table)
     dropped: Counter[str] = Counter()
     keys = ["session", "step", "action_type", "reference", "impressions"]
