@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from irecgan_ext.types import END, PAD, Trajectories
+from irecgan_ext.types import PAD, Trajectories
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,6 @@ class PackedSessions:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         moved: dict[str, Any] = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in values.items()}
         return PackedSessions(**moved)
-
-    def has_ends(self) -> bool:
-        """Whether any session shows its user leaving."""
-        return bool((self.clicks == END).any())
 
 
 Sessions = Trajectories | PackedSessions

@@ -25,13 +25,7 @@ from irecgan_ext.training.run import Run, Unit
 from irecgan_ext.training.value import critic_of, fit_critic, session_log_probs
 from irecgan_ext.types import BOS, END, Trajectories
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def generated(directory: Path, **adversarial: Any) -> tuple[Run, Unit, Any]:

@@ -25,13 +25,7 @@ from irecgan_ext.training.metrics import read_metrics
 from irecgan_ext.training.outcome import Outcome
 from irecgan_ext.training.run import Diverged, Run
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 VALUES = {

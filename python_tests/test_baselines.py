@@ -19,13 +19,7 @@ from irecgan_ext.training.run import Run
 from irecgan_ext.training.value import critic_of, session_log_probs
 from irecgan_ext.types import Trajectories
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ from irecgan_ext.training.methods import METHODS
 from irecgan_ext.training.outcome import Outcome
 from irecgan_ext.training.run import Run
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PACKAGE = Path(irecgan_ext.__file__).parent
 # Simulated users, logs and files are there, whatever the device.
 ON_THE_CPU = ("simulators/", "data/", "training/checkpoint.py")
@@ -47,14 +49,6 @@ class ExplicitDevice(TorchFunctionMode):
             if name.startswith(str(PACKAGE)) and not name[len(str(PACKAGE)) + 1 :].startswith(ON_THE_CPU):
                 raise AssertionError(f"{Path(name).name}:{frame.f_lineno}: {func.__name__} without a device")
         return func(*args, **kwargs)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def briefest(method: MethodName, **adversarial: Any) -> TrainConfig:

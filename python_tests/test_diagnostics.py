@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -21,16 +20,9 @@ from irecgan_ext.simulators.mdp import MDP, simulate
 from irecgan_ext.simulators.policies import FixedPolicy, MaxPolicy, MixPolicy, Policy, RandomPolicy
 from irecgan_ext.types import BOS, END, PAD, Trajectories
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 F = Fraction
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Small tensors, many of them: more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def two_states() -> MDP:

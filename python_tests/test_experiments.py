@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,8 @@ from irecgan_ext.experiments.experiments import EXPERIMENTS
 from irecgan_ext.experiments.options import ExperimentName, ExperimentOptions, train_config
 from irecgan_ext.experiments.report import sorted_rows
 from irecgan_ext.training.config import PRESETS, preset
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = (
     "--model.embedding 4 --model.hidden 8 --user.epochs 1 --agent.epochs 1 --discriminator.pretrain-epochs 1 "
@@ -42,14 +43,6 @@ def options(experiment: ExperimentName, *configurations: str, seeds: int = 1, fl
     return ExperimentOptions(
         experiment, seeds=seeds, configurations=configurations, sessions=40, train_flags=flags, jobs=1
     )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_figure2_end_to_end_and_again(tmp_path: Path) -> None:

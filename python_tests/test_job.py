@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from runs import FLAGS, tiny_config, tiny_log
 
 from irecgan_ext import cli, evaluate, train
@@ -20,13 +19,6 @@ from irecgan_ext.training.metrics import read_metrics
 from irecgan_ext.training.summary import read_config
 
 MARKS = ["random", "log", "counts", "belief", "oracle"]
-
-
-@pytest.fixture(autouse=True)
-def _restore_threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def tiny(out: Path, method: MethodName) -> TrainConfig:

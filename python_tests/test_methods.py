@@ -23,16 +23,10 @@ from irecgan_ext.training.metrics import read_metrics
 from irecgan_ext.training.outcome import Outcome
 from irecgan_ext.training.run import Run
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAMES = get_args(MethodName)
 SEEDS = (0, 1, 2)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def trained(run: Run) -> Run:

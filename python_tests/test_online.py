@@ -21,15 +21,9 @@ from irecgan_ext.training.metrics import read_metrics
 from irecgan_ext.training.run import Run
 from irecgan_ext.types import Trajectories
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ONLINE: tuple[MethodName, ...] = ("pg-online", "pg-online-offline", "lstm-offline", "irecgan-online")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def online_run(directory: Path, name: MethodName, **options: Any) -> Run:

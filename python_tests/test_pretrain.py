@@ -15,13 +15,7 @@ from irecgan_ext.training.metrics import read_metrics
 from irecgan_ext.training.pretrain import agent_loss, held_out, pretrain_agent, pretrain_user, user_loss
 from irecgan_ext.training.run import Diverged, Run
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def with_epochs(count: int, patience: int = 4):

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from ragged_logs import write_prepared_by_hand
 from test_experiments import TINY
 
@@ -41,14 +40,12 @@ def test_the_grid_trains_every_method_of_the_paper(options: ExperimentOptions) -
 
 
 def test_runs_and_report(options: ExperimentOptions, tmp_path: Path) -> None:
-    before = torch.get_num_threads()
     cells = [cell for cell in table1.grid(options).cells if cell.job in ("irecgan", "pgis")]
     results = []
     for cell in cells:
         (tmp_path / "work" / cell.name).mkdir(parents=True)
         rows = table1.run(cell, tmp_path / "work" / cell.name)
         results.append(CellResult(cell, tuple(rows), 1.0, "commit", "machine"))
-    torch.set_num_threads(before)
     (tmp_path / "out").mkdir()
     text = write_report(table1.EXPERIMENT, results, tmp_path / "out", options.command())
     lines = {line.split(" | ")[0].strip("| *"): line.strip("| ").split(" | ") for line in text.splitlines()[2:]}

@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from command_line import evaluate_here, here
 from ragged_logs import ITEMS, write_prepared_by_hand
 from runs import FLAGS
 
-from irecgan_ext import cli, evaluate, train
+from irecgan_ext import train
 from irecgan_ext.training.config import TrainConfig
 
 METRICS = ["p@1", "p@10", "mrr", "ndcg@10", "longer"]
 ROWS = ["popularity", "position", "chance", "lstm", "pg", "lstmd", "irecgan"]
 
 
-def here(module: Any, options: Any, *args: Any) -> tuple[int, str, str]:
-    out, error = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
-        status = cli.run_command(module.main, options, prog="p", args=[str(arg) for arg in args])
-    return status, out.getvalue(), error.getvalue()
-
-
 def train_here(*args: Any) -> tuple[int, str, str]:
     return here(train, TrainConfig, *args)
-
-
-def evaluate_here(*args: Any) -> tuple[int, str, str]:
-    return here(evaluate, evaluate.EvaluateOptions, *args)
-
-
-@pytest.fixture(autouse=True)
-def _restore_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -110,7 +110,7 @@ def assess(
             )
         effective = None if weights is None else min(map(off_policy.effective_sample_size, weights.unbind(1)))
         estimates[name] = Estimate(estimate, terms.interval(samples=samples, seed=seed), effective)
-    return Assessment(value, len(sessions), estimates, _warnings(estimates, ratios, propensities, steps))
+    return Assessment(value, len(sessions), estimates, _warnings(estimates, ratios, propensities))
 
 
 Made = dict[str, tuple[Terms, Tensor | None]]  # terms, and the weights [A, n] whose effective sample size counts
@@ -166,9 +166,7 @@ def _step(
     return {name: (off_policy.by_session(terms, rows, len(sessions)), w) for name, (terms, w) in made.items()}
 
 
-def _warnings(
-    estimates: dict[str, Estimate], ratios: LogRatios, propensities: Propensities, steps: Tensor
-) -> list[str]:
+def _warnings(estimates: dict[str, Estimate], ratios: LogRatios, propensities: Propensities) -> list[str]:
     found = []
     few = [f"{name} ({row.effective:.1f})" for name, row in estimates.items() if (row.effective or FEW) < FEW]
     if few:
