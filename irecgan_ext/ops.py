@@ -15,7 +15,7 @@ from irecgan_ext import _C, reference
 Impl = Literal["native", "reference"]
 
 _ops = torch.ops.irecgan_ext
-_SCHEMA = 3
+_SCHEMA = 4
 if _C.SCHEMA != _SCHEMA:
     raise ImportError(
         f"the compiled module has schema {_C.SCHEMA}, this checkout needs {_SCHEMA}: run pip install . again"
@@ -180,6 +180,66 @@ def linear_gumbel_topk(
     _call(_ops.check_linear_gumbel_topk, *args)
     with torch.no_grad():
         return LinearDraws(*reference.linear_gumbel_topk(*args))
+
+
+class CatalogueDraws(NamedTuple):
+    """What `catalogue_sample` returns.
+
+    Attributes:
+        values: [R, k] float32, the perturbed logits in descending order.
+        indices: [R, k] int64.
+        opened: [R] int64, how many blocks of items were looked into (the reference looks into all).
+        logsumexp: [R] float32, of the logits of the items that may be drawn; [0] unless asked for.
+    """
+
+    values: Tensor
+    indices: Tensor
+    opened: Tensor
+    logsumexp: Tensor
+
+
+def catalogue_sample(
+    hidden: Tensor,
+    catalogue: Sequence[Tensor],
+    k: int,
+    *,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | None = None,
+    rows: Tensor | None = None,
+    step: int = 0,
+    exclude: Tensor | None = None,
+    logsumexp: bool = False,
+    impl: Impl = "native",
+) -> CatalogueDraws:
+    """`linear_gumbel_topk` by thinning: exact draws that look into few blocks of a prepared catalogue. On the CPU only.
+
+    `irecgan_ext.catalogue.CatalogueIndex.sample`, which prepares the catalogue and says how, is what to call. Each block has an
+    upper bound on its weight, and a candidate arrival at the bound's rate. A block is looked into only if its candidate
+    comes before the k-th draw; the candidate is an arrival with probability weight / bound, and if it is not, the block's next
+    arrival comes Exp(1) / weight later. The law is that of `linear_gumbel_topk`, the samples on the same seed are others.
+
+    Args:
+        hidden: [R, H] float32.
+        catalogue: B blocks of 64 items: panels [B, H, 64] float32, biases [B, 64] float32 (-inf where no item is), items [B, 64]
+            int64, places [C] int64 (-1 for items that are never drawn), centroids [ceil(B/64), H, 64], log weights
+            [ceil(B/64), 64], radii [B], spreads [B], scales [2] float32; perhaps centre [H] float32 and metric [H, H] float64.
+        k: draws per row, 1..C, and at most the number of items that may be drawn.
+        generator, seed, rows, step, impl: as in `gumbel_topk`.
+        exclude: [R, X] int64, items of each row that are not drawn, padded with PAD.
+        logsumexp: return it, for which all blocks are looked into; the draws are the same.
+
+    Raises:
+        ValueError: an argument breaks its rule, a logit is NaN or +inf, or a row has fewer than k finite logits (the reference does
+            not look at the logits).
+    """
+    _check_impl(impl)
+    row_ids = torch.arange(hidden.shape[:1].numel(), device=hidden.device) if rows is None else rows
+    args = (hidden, list(catalogue), k, draw_seed(generator, seed), row_ids, step, exclude, logsumexp)
+    if impl == "native":
+        return CatalogueDraws(*_call(_ops.catalogue_sample, *args))
+    _call(_ops.check_catalogue_sample, *args)
+    with torch.no_grad():
+        return CatalogueDraws(*reference.catalogue_sample(*args))
 
 
 def linear_log_prob(

@@ -28,6 +28,13 @@ def _linear_gumbel_topk_fake(
     return empty(rows, k), empty(rows, k, dtype=torch.int64), empty(rows), empty(rows if log_prob else 0)
 
 
+@torch.library.register_fake("irecgan_ext::catalogue_sample")
+def _catalogue_sample_fake(hidden: Tensor, catalogue: list[Tensor], k: int, *rest: Any) -> tuple[Tensor, ...]:
+    rows, logsumexp = hidden.shape[0], rest[-1]
+    counts = hidden.new_empty((rows, k), dtype=torch.int64), hidden.new_empty((rows,), dtype=torch.int64)
+    return hidden.new_empty((rows, k)), *counts, hidden.new_empty((rows if logsumexp else 0,))
+
+
 @torch.library.register_fake("irecgan_ext::rollout")
 def _rollout_fake(user, agent, discriminator, user_state, *args):  # type: ignore[no-untyped-def]
     symbols, slate_size, max_steps = args[3], args[10], args[12]
@@ -101,6 +108,7 @@ torch.library.register_autograd("irecgan_ext::linear_log_prob_backward", _no_sec
 
 @torch.library.register_fake("irecgan_ext::check_gumbel_topk")
 @torch.library.register_fake("irecgan_ext::check_linear_gumbel_topk")
+@torch.library.register_fake("irecgan_ext::check_catalogue_sample")
 @torch.library.register_fake("irecgan_ext::check_linear_log_prob")
 @torch.library.register_fake("irecgan_ext::check_rollout")
 def _check_fake(*_: Any) -> None:

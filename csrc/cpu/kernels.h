@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "../math/philox.h"
+#include "catalogue.h"
 
 namespace irecgan::cpu {
 
@@ -109,6 +110,16 @@ struct Kernels {
   // [block_count(C)] scratch, all 0 before and after.
   double (*projected_log_prob)(const Projection& projection, const float* hidden, int64_t row, int64_t k,
                                BlockStats<float> stats, const int64_t* indices, uint64_t* taken);
+
+  // What the files block_bounds.h and thinned_race.h do for a prepared catalogue.
+  void (*bound_blocks)(const Catalogue& catalogue, const CatalogueRow* rows, int64_t count, const BlockBounds* bounds,
+                       double* shifts, double* scratch);
+  int64_t (*find_below)(const float* values, int64_t n, float limit, int64_t* found);
+  int64_t (*find_smallest)(const float* values, int64_t n, int64_t m, int64_t* found);
+  void (*open_catalogue_block)(const Catalogue& catalogue, const CatalogueRow* rows, const int64_t* which,
+                               int64_t count, int64_t block, const double* log_bound, OpenedBlock* opened);
+  int64_t (*thinned_race)(const Catalogue& catalogue, const CatalogueRow& row, const OpenedBlock* opened,
+                          int64_t count, int64_t k, Arrival* arrivals, double* log_times, int64_t* indices);
 
   // Rows begin..end - 1 of the product.
   void (*packed_linear)(const PackedProduct& product, int64_t begin, int64_t end);

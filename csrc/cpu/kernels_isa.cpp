@@ -7,6 +7,7 @@
 #include "projection.h"
 #include "small_race.h"
 #include "softmax_tile.h"
+#include "thinned_race.h"
 
 namespace irecgan::cpu {
 namespace {
@@ -145,6 +146,11 @@ const Kernels IRECGAN_TABLE(IRECGAN_ISA){
     project_block,
     projected_race,
     projected_log_prob,
+    bound_blocks,
+    find_below,
+    find_smallest,
+    open_catalogue_block,
+    thinned_race,
     packed_linear,
     gru_row,
     lstm_row,

@@ -140,6 +140,14 @@ void check_layer(const Tensor& hidden, const Tensor& weight, const std::optional
   }
 }
 
+// Items that each of `rows` rows may not draw.
+void check_exclude(const std::optional<Tensor>& exclude, int64_t rows, int64_t items) {
+  if (!exclude) return;
+  check_dtype(*exclude, ScalarType::Long, "exclude");
+  if (exclude->dim() != 2 || exclude->size(0) != rows) reject("exclude", "have 2 dimensions [R, X]", shape(*exclude));
+  check_values(*exclude, cpu::kPad, items - 1, "exclude", [&] { return named("0..C - 1", "C", items) + " or PAD"; });
+}
+
 struct EncoderSizes {
   int64_t embedding;
   int64_t hidden;
@@ -204,12 +212,7 @@ void check_linear_gumbel_topk(const Tensor& hidden, const Tensor& weight, const 
   const int64_t items = weight.size(0);
   check_draws(k, items, "k");
   check_noise(seed, rows, hidden.size(0), step);
-  if (exclude) {
-    check_dtype(*exclude, ScalarType::Long, "exclude");
-    if (exclude->dim() != 2 || exclude->size(0) != hidden.size(0))
-      reject("exclude", "have 2 dimensions [R, X]", shape(*exclude));
-    check_values(*exclude, cpu::kPad, items - 1, "exclude", [&] { return named("0..C - 1", "C", items) + " or PAD"; });
-  }
+  check_exclude(exclude, hidden.size(0), items);
   if (mask) {
     check_dtype(*mask, ScalarType::Bool, "mask");
     if (mask->dim() == 1) {
@@ -218,6 +221,40 @@ void check_linear_gumbel_topk(const Tensor& hidden, const Tensor& weight, const 
       check_shape(*mask, {hidden.size(0), items}, "mask");
     }
   }
+}
+
+void check_catalogue_sample(const Tensor& hidden, const std::vector<Tensor>& catalogue, int64_t k, const Tensor& seed,
+                            const Tensor& rows, int64_t step, const std::optional<Tensor>& exclude,
+                            bool /*logsumexp*/) {
+  check_dtype(hidden, ScalarType::Float, "hidden");
+  if (hidden.dim() != 2) reject("hidden", "have 2 dimensions [R, H]", shape(hidden));
+  const size_t tensors = catalogue.size();
+  if (tensors != 9 && tensors != 11) reject("catalogue", "hold 9 or 11 tensors", std::to_string(tensors));
+  const auto name = [](size_t i) { return indexed("catalogue", static_cast<int64_t>(i)); };
+  if (catalogue[0].dim() != 3) reject(name(0), "have 3 dimensions [B, H, 64]", shape(catalogue[0]));
+  if (catalogue[3].dim() != 1) reject(name(3), "have 1 dimension [C]", shape(catalogue[3]));
+  const int64_t blocks = catalogue[0].size(0), width = hidden.size(1), centroids = block_count(blocks);
+  if (!within(blocks, 1, kMaxItems / kBlock)) reject(name(0), "have 1..2^24 blocks", std::to_string(blocks));
+  check_shape(catalogue[0], {blocks, width, kBlock}, name(0));
+  check_shape(catalogue[1], {blocks, kBlock}, name(1));
+  check_shape(catalogue[2], {blocks, kBlock}, name(2));
+  check_shape(catalogue[4], {centroids, width, kBlock}, name(4));
+  check_shape(catalogue[5], {centroids, kBlock}, name(5));
+  check_shape(catalogue[6], {blocks}, name(6));
+  check_shape(catalogue[7], {blocks}, name(7));
+  check_shape(catalogue[8], {2}, name(8));
+  if (tensors == 11) {
+    check_shape(catalogue[9], {width}, name(9));
+    check_shape(catalogue[10], {width, width}, name(10));
+  }
+  for (size_t i = 0; i < tensors; ++i) {
+    const ScalarType type = i == 2 || i == 3 ? ScalarType::Long : i == 10 ? ScalarType::Double : ScalarType::Float;
+    check_dtype(catalogue[i], type, name(i));
+    if (!catalogue[i].is_contiguous()) reject(name(i), "be contiguous", "strides");
+  }
+  check_draws(k, catalogue[3].size(0), "k");
+  check_noise(seed, rows, hidden.size(0), step);
+  check_exclude(exclude, hidden.size(0), catalogue[3].size(0));
 }
 
 void check_linear_log_prob(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias,

@@ -19,6 +19,11 @@ void check_gumbel_topk(const Tensor& logits, int64_t k, const Tensor& seed, cons
 void check_linear_gumbel_topk(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias, int64_t k,
                               const Tensor& seed, const Tensor& rows, int64_t step,
                               const std::optional<Tensor>& exclude, const std::optional<Tensor>& mask, bool log_prob);
+
+// catalogue: the tensors of irecgan_ext.catalogue.CatalogueIndex, in the order of csrc/torch/catalogue_sample.cpp.
+void check_catalogue_sample(const Tensor& hidden, const std::vector<Tensor>& catalogue, int64_t k, const Tensor& seed,
+                            const Tensor& rows, int64_t step, const std::optional<Tensor>& exclude, bool logsumexp);
+
 void check_linear_log_prob(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias,
                            const Tensor& targets);
 

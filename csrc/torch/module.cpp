@@ -27,6 +27,6 @@ pybind11::dict build_info() {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native kernels of irecgan_ext. Use irecgan_ext.ops.";
   m.attr("SCHEMA") =
-      3;  // of the ops; checked by irecgan_ext/ops.py, since a checkout may meet an older installed module
+      4;  // of the ops; checked by irecgan_ext/ops.py, since a checkout may meet an older installed module
   m.def("build_info", &build_info);
 }

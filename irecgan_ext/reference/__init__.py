@@ -1,5 +1,6 @@
 """Plain-PyTorch twins of the native operators: the obvious loops over the same random numbers, oracles of the tests."""
 
+from irecgan_ext.reference.catalogue_sample import catalogue_sample
 from irecgan_ext.reference.gumbel_topk import BLOCK, gumbel_race, gumbel_topk
 from irecgan_ext.reference.linear_gumbel_topk import linear_gumbel_topk
 from irecgan_ext.reference.linear_log_prob import linear_log_prob
@@ -12,6 +13,7 @@ __all__ = [
     "CLICK",
     "PICK",
     "Stream",
+    "catalogue_sample",
     "exponential",
     "gumbel_race",
     "gumbel_topk",

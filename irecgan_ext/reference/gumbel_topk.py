@@ -35,9 +35,21 @@ def gumbel_race(logits: Tensor, k: int, stream: Stream) -> tuple[Tensor, Tensor]
     probability proportional to its weight, and the block's next arrival comes Exp(1) / (remaining weight) later.
     """
     remaining = _blocks(logits)
-    arrivals = _first_arrivals(remaining, stream)
+    values, indices = race_on(remaining, first_arrivals(remaining.logsumexp(2), stream), k, stream)
+    return values.to(logits.dtype), indices
+
+
+def race_on(remaining: Tensor, arrivals: Tensor, k: int, stream: Stream) -> tuple[Tensor, Tensor]:
+    """The k earliest arrivals of blocks whose first ones are known.
+
+    Args:
+        remaining: [R, blocks, BLOCK] float64 logits; changed. arrivals: [R, blocks] float64, log times; changed.
+
+    Returns:
+        values [R, k] float64 and indices [R, k] int64 as in `gumbel_topk`, of the items in the order of the blocks.
+    """
     drawn = torch.zeros_like(arrivals, dtype=torch.int64)
-    row = torch.arange(logits.shape[0], device=logits.device)
+    row = torch.arange(len(remaining), device=remaining.device)
     values, indices = [], []
     for _ in range(k):
         arrival, block = arrivals.min(1)
@@ -50,7 +62,7 @@ def gumbel_race(logits: Tensor, k: int, stream: Stream) -> tuple[Tensor, Tensor]
         gap = exponential(words[:, 2], words[:, 3]).log() - remaining[row, block].logsumexp(1)
         arrivals[row, block] = torch.logaddexp(arrival, gap)
         drawn[row, block] += 1
-    return torch.stack(values, 1).to(logits.dtype), torch.stack(indices, 1)
+    return torch.stack(values, 1), torch.stack(indices, 1)
 
 
 def _blocks(logits: Tensor) -> Tensor:
@@ -62,12 +74,12 @@ def _blocks(logits: Tensor) -> Tensor:
     return padded.view(rows, count, BLOCK)
 
 
-def _first_arrivals(logits: Tensor, stream: Stream) -> Tensor:
-    """[R, blocks] float64: log time of each block's first arrival; +inf for a block without a finite logit."""
-    rows, count, _ = logits.shape
-    pairs = torch.arange(-(-count // 2), device=logits.device).expand(rows, -1)
+def first_arrivals(log_weights: Tensor, stream: Stream) -> Tensor:
+    """[R, blocks] float64: log time of each block's first arrival, +inf for a block of log weight -inf; log_weights alike."""
+    rows, count = log_weights.shape
+    pairs = torch.arange(-(-count // 2), device=log_weights.device).expand(rows, -1)
     words = stream.words(ARRIVAL, pairs).reshape(rows, 2 * pairs.shape[1], 2)[:, :count]
-    return exponential(words[..., 0], words[..., 1]).log() - logits.logsumexp(2)
+    return exponential(words[..., 0], words[..., 1]).log() - log_weights
 
 
 def _pick(logits: Tensor, u: Tensor) -> Tensor:
