@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 BLOCK = 64  # items of a group; the block of the native race
-_ITERATIONS = 8  # of the power method
-_SAMPLE = 1024  # items of a part that choose its direction
+_ITERATIONS = 5  # of the power method
+_SAMPLE = 128  # items of a part that choose its direction
 _CHUNK = 1 << 17  # items gathered at a time
 
 

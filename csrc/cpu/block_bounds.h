@@ -100,6 +100,12 @@ inline void bound_blocks(const Catalogue& c, const CatalogueRow* rows, int64_t c
   }
 }
 
+// A time as the lower bounds of candidates are compared with it, relative to exp(row_shift); infinite if it is far out.
+inline float relative_limit(double log_time, double row_shift) {
+  const double x = log_time + row_shift;
+  return x < 69.0 ? static_cast<float>(exp_fast(x)) * (1.0f + 1e-5f) : kInfinity;
+}
+
 // Indices of the values below `limit`, in order. Returns how many.
 inline int64_t find_below(const float* values, int64_t n, float limit, int64_t* found) {
   int64_t count = 0;
@@ -117,22 +123,28 @@ inline int64_t find_below(const float* values, int64_t n, float limit, int64_t* 
   return count;
 }
 
-// Indices of the m smallest values that are not infinite. Returns how many there are.
-inline int64_t find_smallest(const float* values, int64_t n, int64_t m, int64_t* found) {
+// Indices of the m smallest values that are not infinite. Returns how many there are. smallest [m] scratch.
+inline int64_t find_smallest(const float* values, int64_t n, int64_t m, float* smallest, int64_t* found) {
+  constexpr int64_t kStep = kLanes<float>;
   int64_t count = 0;
   float limit = kInfinity;
-  for (int64_t first = 0; first < n; first += kBlock) {
-    const int64_t present = n - first < kBlock ? n - first : kBlock;
+  for (int64_t first = 0; first < n; first += kStep) {
+    const int64_t end = first + kStep < n ? first + kStep : n;
     float least = kInfinity;
 #pragma omp simd reduction(min : least)
-    for (int64_t i = 0; i < present; ++i) least = values[first + i] < least ? values[first + i] : least;
+    for (int64_t i = first; i < end; ++i) least = values[i] < least ? values[i] : least;
     if (!(least < limit)) continue;
-    for (int64_t i = first; i < first + present; ++i) {
-      if (!(values[i] < limit)) continue;
+    for (int64_t i = first; i < end; ++i) {
+      const float value = values[i];
+      if (!(value < limit)) continue;
       int64_t at = count < m ? count++ : m - 1;
-      for (; at > 0 && values[found[at - 1]] > values[i]; --at) found[at] = found[at - 1];
+      for (; at > 0 && smallest[at - 1] > value; --at) {
+        smallest[at] = smallest[at - 1];
+        found[at] = found[at - 1];
+      }
+      smallest[at] = value;
       found[at] = i;
-      if (count == m) limit = values[found[m - 1]];
+      if (count == m) limit = smallest[m - 1];
     }
   }
   return count;

@@ -43,9 +43,10 @@ struct BlockBounds {
 // A block that was looked into for a row.
 struct OpenedBlock {
   int64_t block;
-  float shift;      // the block's exact weight is sum exp(shift)
-  float sum;        // 0: none of its items may be drawn
-  double log_time;  // of its first arrival
+  float shift;     // the block's exact weight is sum exp(shift)
+  float sum;       // 0: none of its items may be drawn
+  float rate;      // as in BlockBounds, and so is `earliest`
+  float earliest;
 };
 
 }  // namespace irecgan::cpu

@@ -8,7 +8,7 @@ namespace irecgan::cpu {
 namespace {
 
 constexpr int64_t kFewestRows = 6, kMostRows = 96;  // of a tile: rows that open a block together read it once
-constexpr int64_t kTiles = 8;                       // that a call of enough rows is cut into at least, for the threads
+constexpr int64_t kTiles = 4;                       // that a call of enough rows is cut into at least, for the threads
 constexpr int64_t kTileBounds = int64_t{1} << 19;   // of a tile, so that they stay in cache
 constexpr int64_t kFirstBlocks = 64;                // looked into at first, at most
 constexpr int64_t kGrowth = 2;                      // blocks looked into next, over those so far, at most
@@ -25,6 +25,7 @@ class Tile {
       : catalogue_(catalogue),
         k_(k),
         bounds_(static_cast<size_t>(4 * rows * catalogue.blocks)),
+        smallest_(static_cast<size_t>(kFirstBlocks)),
         reach_(static_cast<size_t>(2 * catalogue.width)),
         found_(static_cast<size_t>(catalogue.blocks)),
         starts_(static_cast<size_t>(catalogue.blocks + 1)),
@@ -50,7 +51,7 @@ class Tile {
       else
         want(r, draws.logsumexp == nullptr
                     ? kernel_.find_smallest(views_[at(r)].earliest, catalogue_.blocks, std::min(2 * k_, kFirstBlocks),
-                                            found_.data())
+                                            smallest_.data(), found_.data())
                     : all());
     }
     while (!wanted_.empty()) {
@@ -78,10 +79,7 @@ class Tile {
 
   // Row r is to look into the first `count` blocks of found_.
   void want(int64_t r, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) {
-      wanted_.push_back({found_[at(i)], r});
-      views_[at(r)].earliest[found_[at(i)]] = std::numeric_limits<float>::infinity();
-    }
+    for (int64_t i = 0; i < count; ++i) wanted_.push_back({found_[at(i)], r});
   }
 
   // Sorts what is wanted by block, the rows of a block in order, into sorted_; block b's are starts_[b]..starts_[b + 1] - 1.
@@ -102,12 +100,13 @@ class Tile {
       const int64_t* which = sorted_.data() + starts_[at(block)];
       const int64_t count = starts_[at(block + 1)] - starts_[at(block)];
       if (count == 0) continue;
-      log_bounds_.resize(at(count));
       results_.resize(at(count));
       for (int64_t i = 0; i < count; ++i) {
-        log_bounds_[at(i)] = std::log(static_cast<double>(views_[at(which[i])].rate[block])) + shifts_[at(which[i])];
+        const BlockBounds& bounds = views_[at(which[i])];
+        results_[at(i)] = {block, 0, 0, bounds.rate[block], bounds.earliest[block]};
+        bounds.earliest[block] = std::numeric_limits<float>::infinity();  // it need not be found again
       }
-      kernel_.open_catalogue_block(catalogue_, rows, which, count, block, log_bounds_.data(), results_.data());
+      kernel_.open_catalogue_block(catalogue_, rows, which, count, block, results_.data());
       for (int64_t i = 0; i < count; ++i) opened_[at(which[i])].push_back(results_[at(i)]);
     }
   }
@@ -116,16 +115,15 @@ class Tile {
   void race(const CatalogueRow& row, int64_t r, int64_t to, const CatalogueDraws& draws, RowFault& fault) {
     const std::vector<OpenedBlock>& opened = opened_[at(r)];
     const auto count = static_cast<int64_t>(opened.size());
-    const int64_t drawn = kernel_.thinned_race(catalogue_, row, opened.data(), count, k_, arrivals_.data(),
-                                               log_times_.data(), draws.indices + to * k_);
+    const int64_t drawn = kernel_.thinned_race(catalogue_, row, opened.data(), count, shifts_[at(r)], k_,
+                                               arrivals_.data(), log_times_.data(), draws.indices + to * k_);
     if (drawn == kNotANumber) {
       fault.note(to, drawn);
       return;
     }
     float limit = std::numeric_limits<float>::infinity();
     if (drawn == k_) {
-      const double last = std::exp(log_times_[at(k_ - 1)] + shifts_[at(r)]) * (1 + 1e-5);
-      if (last < 1e30) limit = static_cast<float>(last);
+      limit = kernel_.relative_limit(log_times_[at(k_ - 1)], shifts_[at(r)]);
       for (int64_t i = 0; i < k_; ++i) draws.values[to * k_ + i] = static_cast<float>(-log_times_[at(i)]);
     }
     const float* earliest = views_[at(r)].earliest;
@@ -153,11 +151,11 @@ class Tile {
   const Kernels& kernel_ = kernels();
   const Catalogue& catalogue_;
   const int64_t k_;
-  std::vector<float> bounds_;
+  std::vector<float> bounds_, smallest_;
   std::vector<double> reach_;
   std::vector<int64_t> found_, starts_, sorted_;
   std::vector<Arrival> arrivals_;
-  std::vector<double> log_times_, shifts_, log_bounds_;
+  std::vector<double> log_times_, shifts_;
   std::vector<BlockBounds> views_;
   std::vector<std::vector<OpenedBlock>> opened_;
   std::vector<Wanted> wanted_;  // in the order of the rows

@@ -115,11 +115,13 @@ struct Kernels {
   void (*bound_blocks)(const Catalogue& catalogue, const CatalogueRow* rows, int64_t count, const BlockBounds* bounds,
                        double* shifts, double* scratch);
   int64_t (*find_below)(const float* values, int64_t n, float limit, int64_t* found);
-  int64_t (*find_smallest)(const float* values, int64_t n, int64_t m, int64_t* found);
+  int64_t (*find_smallest)(const float* values, int64_t n, int64_t m, float* smallest, int64_t* found);
+  float (*relative_limit)(double log_time, double row_shift);
   void (*open_catalogue_block)(const Catalogue& catalogue, const CatalogueRow* rows, const int64_t* which,
-                               int64_t count, int64_t block, const double* log_bound, OpenedBlock* opened);
+                               int64_t count, int64_t block, OpenedBlock* opened);
   int64_t (*thinned_race)(const Catalogue& catalogue, const CatalogueRow& row, const OpenedBlock* opened,
-                          int64_t count, int64_t k, Arrival* arrivals, double* log_times, int64_t* indices);
+                          int64_t count, double row_shift, int64_t k, Arrival* arrivals, double* log_times,
+                          int64_t* indices);
 
   // Rows begin..end - 1 of the product.
   void (*packed_linear)(const PackedProduct& product, int64_t begin, int64_t end);

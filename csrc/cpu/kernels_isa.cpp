@@ -149,6 +149,7 @@ const Kernels IRECGAN_TABLE(IRECGAN_ISA){
     bound_blocks,
     find_below,
     find_smallest,
+    relative_limit,
     open_catalogue_block,
     thinned_race,
     packed_linear,

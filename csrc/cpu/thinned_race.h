@@ -32,9 +32,9 @@ inline double first_arrival(const Stream& stream, int64_t block, double log_boun
   return log_add_exp(candidate, log_fast(exponential_fast(thinning.gap)) - log_weight);
 }
 
-// Looks into one block for the rows rows[which[0..count - 1]]; log_bound [count] of its bound there.
+// Looks into one block for the rows rows[which[0..count - 1]]: the shifts and sums of opened [count].
 inline void open_catalogue_block(const Catalogue& c, const CatalogueRow* rows, const int64_t* which, int64_t count,
-                                 int64_t block, const double* log_bound, OpenedBlock* opened) {
+                                 int64_t block, OpenedBlock* opened) {
   float logits[kTileRows * kBlock];
   for (int64_t first = 0; first < count; first += kTileRows) {
     const int64_t n = count - first < kTileRows ? count - first : kTileRows;
@@ -42,15 +42,10 @@ inline void open_catalogue_block(const Catalogue& c, const CatalogueRow* rows, c
     for (int64_t r = 0; r < n; ++r) hidden[r] = rows[which[first + r]].hidden;
     multiply_panel(n, hidden, c.width, c.panels + block * kBlock * c.width, c.bias + block * kBlock, logits);
     for (int64_t r = 0; r < n; ++r) {
-      const CatalogueRow& row = rows[which[first + r]];
       float* mine = logits + r * kBlock;
-      hide_excluded(row, block, mine);
-      const float shift = shift_of(max_of(mine, kBlock));
-      const float sum = block_sum(mine, shift);
-      const bool present = sum > 0;
-      opened[first + r] = {block, shift, sum,
-                           present ? first_arrival(row.stream, block, log_bound[first + r], shift, sum)
-                                   : static_cast<double>(kInfinity)};
+      hide_excluded(rows[which[first + r]], block, mine);
+      opened[first + r].shift = shift_of(max_of(mine, kBlock));
+      opened[first + r].sum = block_sum(mine, opened[first + r].shift);
     }
   }
 }
@@ -70,19 +65,32 @@ struct CatalogueSource {
   }
 };
 
-// k draws from the opened blocks, of which there are `count`. Returns k, or fewer if they have fewer items, or
-// kNotANumber. values [k] descending, indices [k]. arrivals [k] scratch.
-inline int64_t thinned_race(const Catalogue& c, const CatalogueRow& row, const OpenedBlock* opened, int64_t count,
-                            int64_t k, Arrival* arrivals, double* log_times, int64_t* indices) {
+// The earliest first arrivals of opened blocks, at most k, sorted. Returns how many there are, or kNotANumber.
+inline int64_t first_arrivals(const Stream& stream, const OpenedBlock* opened, int64_t count, double row_shift,
+                              int64_t k, Arrival* arrivals) {
   int64_t waiting = 0;
+  float limit = kInfinity;  // of candidates that may be among them
   for (int64_t o = 0; o < count; ++o) {
-    if (!(opened[o].sum < kInfinity)) return kNotANumber;
-    if (!(opened[o].sum > 0)) continue;
-    if (waiting == k && opened[o].log_time >= arrivals[k - 1].log_time) continue;
+    const OpenedBlock& block = opened[o];
+    if (!(block.sum < kInfinity)) return kNotANumber;
+    if (!(block.sum > 0) || block.earliest > limit) continue;
+    const double log_bound = log_fast(static_cast<double>(block.rate)) + row_shift;
+    const double log_time = first_arrival(stream, block.block, log_bound, block.shift, block.sum);
+    if (waiting == k && log_time >= arrivals[k - 1].log_time) continue;
     waiting += waiting < k;
-    arrivals[waiting - 1] = Arrival{opened[o].log_time, opened[o].block, 0};
+    arrivals[waiting - 1] = Arrival{log_time, block.block, 0};
     insert_last(arrivals, waiting);
+    if (waiting == k) limit = relative_limit(arrivals[k - 1].log_time, row_shift);
   }
+  return waiting;
+}
+
+// k draws from the opened blocks of a row, of which there are `count`. Returns k, or fewer if they have fewer items, or
+// kNotANumber. log_times [k] ascending, indices [k]. arrivals [k] scratch.
+inline int64_t thinned_race(const Catalogue& c, const CatalogueRow& row, const OpenedBlock* opened, int64_t count,
+                            double row_shift, int64_t k, Arrival* arrivals, double* log_times, int64_t* indices) {
+  int64_t waiting = first_arrivals(row.stream, opened, count, row_shift, k, arrivals);
+  if (waiting == kNotANumber) return kNotANumber;
   const CatalogueSource source{c, row};
   Block<float> block;
   for (int64_t drawn = 0; drawn < k; ++drawn) {
