@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from bench import (
+    catalogue_sample,
     device,
     gumbel_topk,
     harness,
@@ -30,6 +31,7 @@ from bench import (
 BENCHMARKS: dict[str, Callable[[Sequence[int], bool], list[dict[str, Any]]]] = {
     "gumbel_topk": gumbel_topk.run,
     "linear_gumbel_topk": linear_gumbel_topk.run,
+    "catalogue_sample": catalogue_sample.run,
     "linear_log_prob": linear_log_prob.run,
     "rollout": rollout.run,
     "train_epoch": train_epoch.run,
@@ -38,7 +40,8 @@ BENCHMARKS: dict[str, Callable[[Sequence[int], bool], list[dict[str, Any]]]] = {
     "recommend": recommend.run,
     "scaling": scaling.run,
 }
-OF_THE_CPU = ("prepare", "recommend")  # what they time runs nowhere else
+PLOTS = {"scaling": scaling.plot, "catalogue_sample": catalogue_sample.plot}
+OF_THE_CPU = ("catalogue_sample", "prepare", "recommend")  # what they time runs nowhere else
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -80,8 +83,9 @@ def _run(options: argparse.Namespace) -> int:
         print(f"\n{name}\n\n{harness.table(results[name])}", flush=True)
         if options.json is not None:  # after every question: a run that is cut short leaves what it has
             harness.write_json(options.json, {"command": command, **environment, "results": results})
-    if options.plot is not None and "scaling" in results:
-        scaling.plot(results["scaling"], options.plot)
+    drawn = next((name for name in PLOTS if name in results), None)
+    if options.plot is not None and drawn is not None:
+        PLOTS[drawn](results[drawn], options.plot)
     return int(failed)
 
 
@@ -103,7 +107,9 @@ def _parser() -> argparse.ArgumentParser:
         "--threads", type=_threads, metavar="N,N", help=f"numbers of threads, in turn (default {text}; one on cuda)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write results, machine, versions and commit there")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves of scaling there (PNG)")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw the curves of scaling or catalogue_sample there (PNG)"
+    )
     return parser
 
 

@@ -174,9 +174,7 @@ def _typical(weight: Tensor, states: Tensor | None) -> tuple[Tensor | None, Tens
     return centre, vectors / (values.clamp(min=0) + floor).sqrt()
 
 
-def _pack(
-    weight: Tensor, bias: Tensor, groups: Tensor, centre: Tensor | None, metric: Tensor | None
-) -> list[Tensor]:
+def _pack(weight: Tensor, bias: Tensor, groups: Tensor, centre: Tensor | None, metric: Tensor | None) -> list[Tensor]:
     """The tensors of `ops.catalogue_sample`. groups: [at most C] the items that may be drawn, block after block."""
     count = -(-len(groups) // BLOCK)
     items = groups.new_full((count * BLOCK,), -1)

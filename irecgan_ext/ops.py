@@ -229,8 +229,8 @@ def catalogue_sample(
         logsumexp: return it, for which all blocks are looked into; the draws are the same.
 
     Raises:
-        ValueError: an argument breaks its rule, a logit is NaN or +inf, or a row has fewer than k finite logits (the reference does
-            not look at the logits).
+        ValueError: an argument breaks its rule, a logit is NaN or +inf, or a row has fewer than k finite logits (the reference
+            does not look at the logits).
     """
     _check_impl(impl)
     row_ids = torch.arange(hidden.shape[:1].numel(), device=hidden.device) if rows is None else rows

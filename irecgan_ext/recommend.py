@@ -64,6 +64,9 @@ class RecommendOptions:
     """Which agent of the run, by its row in the run's table: irecgan, pg, ... None: that of the run's method."""
     seed: int = 0
     """Of --sample: the same seed gives a history at the same place the same list."""
+    log_probs: bool = True
+    """Write each item's log-probability. --sample --no-log-probs prepares the catalogue first and then looks into few of its items:
+    faster where it is large, draws by the same law, but others. The lists of log-probabilities are empty then."""
     batch: int = 512
     """Histories in memory at a time."""
     threads: int | None = None
@@ -90,7 +93,8 @@ def main(options: RecommendOptions) -> None:
     ids = read_item_ids(trained.items, item_id_places(options.directory, trained.config))
     if is_split(options.histories):
         ids.check_same(Path(options.histories).parent)
-    recommender = Recommender(trained.agent, _candidates(options, ids))
+    prepare = options.sample and not options.log_probs and not options.bench
+    recommender = Recommender(trained.agent, _candidates(options, ids), prepare=prepare)
     reader = _reader(options, trained, ids)
     if options.bench:
         _bench(options, trained, recommender, reader, ids, source)
@@ -102,7 +106,7 @@ def main(options: RecommendOptions) -> None:
             lists = _recommend(options, recommender, reader, batch, first)
             shown = [[item for item in row if item >= 0] for row in lists.items.tolist()]
             log_probs = lists.log_probs.double().round(decimals=6).tolist()
-            scores = [row[: len(kept)] for row, kept in zip(log_probs, shown, strict=True)]
+            scores = [row[: len(kept) * options.log_probs] for row, kept in zip(log_probs, shown, strict=True)]
             writer.write(batch.ids, [ids.out(row) for row in shown], scores)
             short += sum(len(row) < options.k for row in shown)
             first += len(batch)
@@ -152,7 +156,9 @@ def _recommend(
     exclude = seen if options.exclude_seen else None
     if options.sample:
         rows = first + torch.arange(len(batch))
-        return recommender.sample(state, options.k, exclude=exclude, seed=options.seed, rows=rows)
+        return recommender.sample(
+            state, options.k, exclude=exclude, seed=options.seed, rows=rows, log_probs=options.log_probs
+        )
     return recommender.recommend(state, options.k, exclude=exclude)
 
 

@@ -56,7 +56,9 @@ def assert_law(hidden: Tensor, weight: Tensor, bias: Tensor, n: int = 150_000) -
     joint.fill_diagonal_(0)
     assert pooled_p(torch.bincount(first, minlength=len(p)), p) > 1e-3
     assert pooled_p(torch.bincount(second, minlength=len(p)), joint.sum(0)) > 1e-3
-    kinds = torch.nn.functional.one_hot(p.argsort(descending=True).argsort().clamp(max=19)).double()  # likeliest, others
+    kinds = torch.nn.functional.one_hot(
+        p.argsort(descending=True).argsort().clamp(max=19)
+    ).double()  # likeliest, others
     coarse = kinds.T @ joint @ kinds
     kind = kinds.argmax(1)
     assert pooled_p(torch.bincount(kind[first] * 20 + kind[second], minlength=400), coarse.flatten()) > 1e-3
@@ -158,9 +160,7 @@ def test_same_draws_for_any_split_thread_count_and_with_all_blocks():
     whole = index.sample(hidden, 5, seed=6)
     assert float(whole.opened.double().mean()) < index.blocks / 2
     rows = torch.arange(150)
-    parts = [
-        index.sample(hidden[a:b], 5, seed=6, rows=rows[a:b]) for a, b in ((0, 1), (1, 8), (8, 103), (103, 150))
-    ]
+    parts = [index.sample(hidden[a:b], 5, seed=6, rows=rows[a:b]) for a, b in ((0, 1), (1, 8), (8, 103), (103, 150))]
     every = index.sample(hidden, 5, seed=6, logsumexp=True)
     assert bool((every.opened == index.blocks).all())
     torch.set_num_threads(1 if torch.get_num_threads() > 1 else 2)

@@ -23,10 +23,12 @@ LAYERS = {
     "reference": set(),
     "registration": set(),
     "ops": {"_C", "reference", "registration"},
+    "grouping": set(),
+    "catalogue": {"grouping", "ops"},
     "models": {"ops", *COMMON},
     "losses": {"models", "ops", "plackett_luce", *COMMON},
     "estimators": {"losses", "models", "ops", *COMMON},
-    "serving": {"models", "ops", *COMMON},
+    "serving": {"catalogue", "models", "ops", *COMMON},
     "rollout": {"models", "ops", *COMMON},
     "data": COMMON,
     "simulators": {"plackett_luce", *COMMON},
@@ -84,7 +86,18 @@ def test_heavy_libraries_stay_where_they_belong(path):
     assert "gymnasium" not in names or path == "simulators/environment.py"
     assert "matplotlib" not in names or part in ("plots", "experiments")
     assert not names & {"pyarrow", "polars"} or part == "data"
-    if part in ("reference", "ops", "models", "losses", "estimators", "plackett_luce", "rollout", "types"):
+    if part in (
+        "reference",
+        "ops",
+        "grouping",
+        "catalogue",
+        "models",
+        "losses",
+        "estimators",
+        "plackett_luce",
+        "rollout",
+        "types",
+    ):
         assert names <= {"torch", "typing", *sys.stdlib_module_names, "__future__"}, names
 
 

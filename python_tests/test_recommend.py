@@ -214,6 +214,15 @@ def test_samples_depend_on_seed_and_place_alone(run: Path, command: Any) -> None
     assert [row["items"] for row in lines(one)] == expected_items
 
 
+def test_samples_without_log_probabilities_depend_on_seed_and_place_alone(command: Any) -> None:
+    text = "".join(f"[{item}]\n" for item in range(20))
+    flags = ("--sample", "--no-log-probs", "--k", 5, "--seed", 3)
+    one = command(*flags, stdin=text)[1]
+    assert one == command(*flags, "--batch", 7, stdin=text)[1]
+    for row in lines(one):
+        assert len(set(row["items"])) == 5 and row["id"] not in row["items"] and row["log_probs"] == []
+
+
 def test_histories_are_read_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     os.write(writing, b"[1]\n[2]\n[3]\n[4]\n")  # and the other end stays open

@@ -99,7 +99,7 @@ def test_tiles_change_nothing(tile: int) -> None:
 def test_lists_end_where_the_items_do() -> None:
     candidates = torch.zeros(ITEMS, dtype=torch.bool)
     candidates[[2, 5, 8]] = True
-    recommender = Recommender(agent_of(), candidates)
+    recommender = Recommender(agent_of(), candidates, prepare=True)
     state = recommender.replay(histories([1, 2, 3]))
     exclude = torch.tensor([[5, 5, 1], [2, 5, 8], [PAD, PAD, PAD]])
     for got in (
@@ -110,19 +110,34 @@ def test_lists_end_where_the_items_do() -> None:
         assert torch.equal(got.items == PAD, got.log_probs == -torch.inf)
         assert bool(((got.items == PAD).int().diff(dim=1) >= 0).all()), "fillers come last"
         torch.testing.assert_close(got.log_probs.exp().sum(1), torch.tensor([1.0, 0.0, 1.0]))
+    few = recommender.sample(state, 4, exclude=exclude, seed=1, log_probs=False).items
+    assert [sorted(row[row >= 0].tolist()) for row in few] == [[2, 8], [], [2, 5, 8]]
 
 
-def test_sampled_lists_follow_the_softmax() -> None:
-    recommender = Recommender(agent_of(items=6), torch.tensor([1, 1, 0, 1, 1, 1]).bool())
+@pytest.mark.parametrize("prepare", [False, True])
+def test_sampled_lists_follow_the_softmax(prepare: bool) -> None:
+    recommender = Recommender(agent_of(items=6), torch.tensor([1, 1, 0, 1, 1, 1]).bool(), prepare=prepare)
     state = recommender.start(1).repeat(1, 1, 8000, 1)
     exclude = torch.full((8000, 1), 3)
-    got = recommender.sample(state, 2, exclude=exclude, seed=3)
+    got = recommender.sample(state, 2, exclude=exclude, seed=3, log_probs=not prepare)
     logits = allowed_logits(recommender, state[:, :, :1], exclude[:1])[0]
     draws, law = plackett_luce(logits, 2)
     counts = torch.tensor([int((got.items == torch.tensor(draw)).all(1).sum()) for draw in draws])
     assert int(counts.sum()) == 8000
     assert chi_squared_p(counts, law) > 1e-3
-    torch.testing.assert_close(got.log_probs[0], logits.log_softmax(0)[got.items[0]], rtol=1e-5, atol=1e-6)
+    if prepare:
+        assert got.log_probs.shape == (8000, 0)
+    else:
+        torch.testing.assert_close(got.log_probs[0], logits.log_softmax(0)[got.items[0]], rtol=1e-5, atol=1e-6)
+
+
+def test_a_prepared_recommender_refuses_an_agent_that_has_changed() -> None:
+    recommender = Recommender(agent_of(), prepare=True)
+    state = recommender.start(2)
+    recommender.sample(state, 3, log_probs=False)
+    recommender.agent.head.bias.add_(1.0)
+    with pytest.raises(ValueError, match="got changed ones"):
+        recommender.sample(state, 3, log_probs=False)
 
 
 def test_draws_are_keyed_by_row_and_seed() -> None:
