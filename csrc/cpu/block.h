@@ -5,6 +5,7 @@
 
 #include "../math/exp.h"
 #include "../math/race.h"
+#include "avx512.h"
 #include "kernels.h"
 
 namespace irecgan::cpu {
@@ -80,47 +81,34 @@ inline T block_sum(const T* x, T shift) {
   return fold(lanes);
 }
 
-constexpr int64_t kChunk = 16;  // blocks whose logits stay in the first-level cache between two passes
+constexpr int64_t kChunk = 16;            // blocks whose logits stay in the first-level cache between two passes
+constexpr int64_t kSegment = 4 * kChunk;  // blocks that share a guess of their shift
+
+// Sums of a whole chunk's blocks relative to a guessed shift, which saves the pass for the largest logit. False if the
+// guess is so far off that a weight could lose precision, or a logit is NaN or +inf, or the code has no room for logits
+// above the shift.
+template <typename T>
+inline bool guessed_sums(const T*, T, T*) {
+  return false;
+}
 
 #if defined(__AVX512F__)
-// The folds of 16 blocks at once: a fold alone has more shuffles than sums, and each waits for the one before.
-inline void fold_chunk(const float* lanes, float* sums) {
-  typedef float Vector __attribute__((vector_size(64)));
-  Vector v[kChunk];
-  std::memcpy(v, lanes, sizeof v);
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) {
-    v[i] = __builtin_shufflevector(v[i], v[i + 8], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
-           __builtin_shufflevector(v[i], v[i + 8], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    v[i] = __builtin_shufflevector(v[i], v[i + 4], 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27) +
-           __builtin_shufflevector(v[i], v[i + 4], 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
-  }
-#pragma GCC unroll 2
-  for (int i = 0; i < 2; ++i) {
-    v[i] = __builtin_shufflevector(v[i], v[i + 2], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
-           __builtin_shufflevector(v[i], v[i + 2], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-  }
-  // Lane 8 a + 4 b + 2 c + d of the result is block 8 a + 4 b + 2 c + d.
-  const Vector sum = __builtin_shufflevector(v[0], v[1], 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30) +
-                     __builtin_shufflevector(v[0], v[1], 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
-  std::memcpy(sums, &sum, sizeof sum);
-}
-#else
-inline void fold_chunk(float* lanes, float* sums) {
-  for (int64_t b = 0; b < kChunk; ++b) sums[b] = fold(lanes + b * kLanes<float>);
+inline bool guessed_sums(const float* x, float guess, float* sums) {
+  sums_of_16_blocks(x, guess, sums);
+  int near = 0;
+#pragma omp simd reduction(+ : near)
+  for (int64_t b = 0; b < kChunk; ++b) near += sums[b] > 0x1p-12f && sums[b] < 0x1p12f ? 1 : 0;
+  return near == kChunk;
 }
 #endif
 
-inline void fold_chunk(double* lanes, double* sums) {
-  for (int64_t b = 0; b < kChunk; ++b) sums[b] = fold(lanes + b * kLanes<double>);
-}
-
-// Statistics of `blocks` <= kChunk whole blocks. They share one shift, their largest logit.
+// Statistics of `blocks` <= kChunk whole blocks. They share one shift: the guess, or their largest logit.
 template <typename T>
-inline void chunk_stats(const T* x, int64_t blocks, T* shifts, T* sums) {
+inline void chunk_stats(const T* x, int64_t blocks, T guess, T* shifts, T* sums) {
+  if (blocks == kChunk && guessed_sums(x, guess, sums)) {
+    for (int64_t b = 0; b < kChunk; ++b) shifts[b] = guess;
+    return;
+  }
   T lanes[kLanes<T>];
   for (int64_t l = 0; l < kLanes<T>; ++l) lanes[l] = x[l];
   for (int64_t i = kLanes<T>; i < blocks * kBlock; i += kLanes<T>) {
@@ -129,13 +117,7 @@ inline void chunk_stats(const T* x, int64_t blocks, T* shifts, T* sums) {
   }
   const T shift = shift_of(max_of(lanes, kLanes<T>));
   for (int64_t b = 0; b < blocks; ++b) shifts[b] = shift;
-  if (blocks == kChunk) {
-    T partial[kChunk * kLanes<T>];
-    for (int64_t b = 0; b < kChunk; ++b) add_lanes(x + b * kBlock, shift, partial + b * kLanes<T>);
-    fold_chunk(partial, sums);
-  } else {
-    for (int64_t b = 0; b < blocks; ++b) sums[b] = block_sum(x + b * kBlock, shift);
-  }
+  for (int64_t b = 0; b < blocks; ++b) sums[b] = block_sum(x + b * kBlock, shift);
   for (int64_t b = 0; b < blocks; ++b) {
     if (!(sums[b] < static_cast<T>(1e-25))) continue;
     // Too far below its neighbours for their shift.
@@ -147,14 +129,16 @@ inline void chunk_stats(const T* x, int64_t blocks, T* shifts, T* sums) {
 template <typename T>
 void block_stats(const T* logits, int64_t items, BlockStats<T> stats) {
   const int64_t whole = items / kBlock;
+  T guess = 0;
   for (int64_t b = 0; b < whole; b += kChunk) {
-    chunk_stats(logits + b * kBlock, b + kChunk <= whole ? kChunk : whole - b, stats.shift + b, stats.sum + b);
+    if (b % kSegment == 0) guess = shift_of(max_of(logits + b * kBlock, kBlock));
+    chunk_stats(logits + b * kBlock, b + kChunk <= whole ? kChunk : whole - b, guess, stats.shift + b, stats.sum + b);
   }
   if (whole * kBlock == items) return;
   T tail[kBlock];
   for (int64_t i = 0; i < kBlock; ++i) tail[i] = -static_cast<T>(kInfinity);
   for (int64_t i = whole * kBlock; i < items; ++i) tail[i - whole * kBlock] = logits[i];
-  chunk_stats(tail, 1, stats.shift + whole, stats.sum + whole);
+  chunk_stats(tail, 1, T{0}, stats.shift + whole, stats.sum + whole);
 }
 
 // An opened block: what is left of it, relative to its largest logit when it was opened.

@@ -14,6 +14,20 @@ inline void insert_last(Arrival* arrivals, int64_t n) {
   arrivals[at] = moved;
 }
 
+constexpr int64_t kBounds = 16;  // looked at at a time
+
+// Whether one of bounds[0..n), n <= kBounds, is at most `limit`.
+inline bool any_within(const float* bounds, int64_t n, float limit) {
+  int within = 0;
+  if (n == kBounds) {
+#pragma omp simd reduction(+ : within)
+    for (int64_t i = 0; i < kBounds; ++i) within += bounds[i] <= limit ? 1 : 0;
+  } else {
+    for (int64_t i = 0; i < n; ++i) within += bounds[i] <= limit ? 1 : 0;
+  }
+  return within > 0;
+}
+
 // Lower bounds of the blocks' first arrivals relative to the row's largest shift: -log(1 - u) >= u, so u / W needs no
 // logarithm. The factor below one covers float rounding. uniforms [blocks] are kept for the upper bounds.
 template <typename T>
@@ -29,9 +43,15 @@ void arrival_lower_bounds(int64_t blocks, BlockStats<T> stats, T row_max, const 
     }
     philox4x32_10(words, static_cast<uint32_t>(stream.seed), static_cast<uint32_t>(stream.seed >> 32));
     float u[kBatch];
+    float even[kBatch / 2], odd[kBatch / 2];
+#pragma omp simd
     for (int64_t i = 0; i < kBatch / 2; ++i) {
-      u[2 * i] = static_cast<float>(words[1][i]) * 0x1p-32f + static_cast<float>(words[0][i]) * 0x1p-64f;
-      u[2 * i + 1] = static_cast<float>(words[3][i]) * 0x1p-32f + static_cast<float>(words[2][i]) * 0x1p-64f;
+      even[i] = static_cast<float>(words[1][i]) * 0x1p-32f + static_cast<float>(words[0][i]) * 0x1p-64f;
+      odd[i] = static_cast<float>(words[3][i]) * 0x1p-32f + static_cast<float>(words[2][i]) * 0x1p-64f;
+    }
+    for (int64_t i = 0; i < kBatch / 2; ++i) {
+      u[2 * i] = even[i];
+      u[2 * i + 1] = odd[i];
     }
     const int64_t n = first + kBatch <= blocks ? kBatch : blocks - first;
 #pragma omp simd
@@ -49,18 +69,52 @@ void arrival_lower_bounds(int64_t blocks, BlockStats<T> stats, T row_max, const 
 inline float arrival_limit(int64_t blocks, int64_t k, const float* bounds, const float* uniforms, float* smallest) {
   int64_t count = 0;
   float limit = kInfinity;
-  for (int64_t b = 0; b < blocks; ++b) {
-    if (!(bounds[b] < limit)) continue;
-    const float upper = bounds[b] * (1.0f + 1e-4f) / (1.0f - uniforms[b]);
-    if (!(upper < limit) || !(upper >= 0)) continue;
-    int64_t at = count < k ? count++ : k - 1;
-    for (; at > 0 && smallest[at - 1] > upper; --at) smallest[at] = smallest[at - 1];
-    smallest[at] = upper;
-    if (count == k) limit = smallest[k - 1];
+  for (int64_t first = 0; first < blocks; first += kBounds) {
+    const int64_t n = first + kBounds <= blocks ? kBounds : blocks - first;
+    if (!any_within(bounds + first, n, limit)) continue;
+    for (int64_t b = first; b < first + n; ++b) {
+      if (!(bounds[b] < limit)) continue;
+      const float upper = bounds[b] * (1.0f + 1e-4f) / (1.0f - uniforms[b]);
+      if (!(upper < limit) || !(upper >= 0)) continue;
+      int64_t at = count < k ? count++ : k - 1;
+      for (; at > 0 && smallest[at - 1] > upper; --at) smallest[at] = smallest[at - 1];
+      smallest[at] = upper;
+      if (count == k) limit = smallest[k - 1];
+    }
   }
   // A flushed weight (exp(-87) and below) makes a bound infinite although its arrival may come as early as
   // 2^-65 exp(87) / 64 > 1e16. Limits beyond that are not trusted: then every block is looked at.
   return limit < 1e16f ? limit : kInfinity;
+}
+
+// Exact first arrivals of up to kBounds blocks, kept in arrivals[0..count), the k earliest so far. Returns the new
+// count.
+template <typename T>
+int64_t keep_earliest(const int64_t* candidates, int64_t n, BlockStats<T> stats, const Stream& stream,
+                      Arrival* arrivals, int64_t count, int64_t k) {
+  uint32_t words[4][kBounds];
+  for (int64_t i = 0; i < kBounds; ++i) {
+    const Words base = counter(stream, Purpose::kArrival, static_cast<uint32_t>(candidates[i < n ? i : 0] >> 1));
+    for (int w = 0; w < 4; ++w) words[w][i] = base.w[w];
+  }
+  philox4x32_10(words, static_cast<uint32_t>(stream.seed), static_cast<uint32_t>(stream.seed >> 32));
+  double log_times[kBounds], sums[kBounds];
+  for (int64_t i = 0; i < kBounds; ++i) {
+    const int64_t block = candidates[i < n ? i : 0];
+    const int low = block & 1 ? 2 : 0;
+    log_times[i] = uniform(words[low][i], words[low + 1][i]);
+    sums[i] = static_cast<double>(stats.sum[block]);
+  }
+#pragma omp simd
+  for (int64_t i = 0; i < kBounds; ++i) log_times[i] = log_fast(exponential_fast(log_times[i]) / sums[i]);
+  for (int64_t i = 0; i < n; ++i) {
+    const double log_time = log_times[i] - static_cast<double>(stats.shift[candidates[i]]);
+    if (count == k && log_time >= arrivals[k - 1].log_time) continue;
+    count += count < k;
+    arrivals[count - 1] = Arrival{log_time, candidates[i], 0};
+    insert_last(arrivals, count);
+  }
+  return count;
 }
 
 // The earliest first arrivals of the row's blocks, at most k, sorted. Returns how many there are, or kNotANumber.
@@ -76,17 +130,21 @@ int64_t first_arrivals(int64_t blocks, int64_t k, BlockStats<T> stats, const Str
     arrival_lower_bounds(blocks, stats, row_max, stream, scratch.lower_bounds, scratch.uniforms);
     limit = arrival_limit(blocks, k, scratch.lower_bounds, scratch.uniforms, scratch.smallest);
   }
-  int64_t count = 0;
-  for (int64_t b = 0; b < blocks; ++b) {
-    if (limit < kInfinity && scratch.lower_bounds[b] > limit) continue;
-    if (!(stats.sum[b] > 0)) continue;
-    const double log_time = log_fast(exponential_fast(first_uniform(stream, b)) / static_cast<double>(stats.sum[b])) -
-                            static_cast<double>(stats.shift[b]);
-    if (count == k && log_time >= scratch.arrivals[k - 1].log_time) continue;
-    count += count < k;
-    scratch.arrivals[count - 1] = Arrival{log_time, b, 0};
-    insert_last(scratch.arrivals, count);
+  const bool limited = limit < kInfinity;
+  int64_t candidates[kBounds];
+  int64_t waiting = 0, count = 0;
+  for (int64_t first = 0; first < blocks; first += kBounds) {
+    const int64_t n = first + kBounds <= blocks ? kBounds : blocks - first;
+    if (limited && !any_within(scratch.lower_bounds + first, n, limit)) continue;
+    for (int64_t b = first; b < first + n; ++b) {
+      if ((limited && scratch.lower_bounds[b] > limit) || !(stats.sum[b] > 0)) continue;
+      candidates[waiting++] = b;
+      if (waiting < kBounds) continue;
+      count = keep_earliest(candidates, waiting, stats, stream, scratch.arrivals, count, k);
+      waiting = 0;
+    }
   }
+  if (waiting > 0) count = keep_earliest(candidates, waiting, stats, stream, scratch.arrivals, count, k);
   return count;
 }
 
