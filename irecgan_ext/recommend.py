@@ -65,8 +65,8 @@ class RecommendOptions:
     seed: int = 0
     """Of --sample: the same seed gives a history at the same place the same list."""
     log_probs: bool = True
-    """Write each item's log-probability. --sample --no-log-probs prepares the catalogue first and then looks into few of its items:
-    faster where it is large, draws by the same law, but others. The lists of log-probabilities are empty then."""
+    """Write each item's log-probability. --sample --no-log-probs prepares the catalogue first and then looks into few of its
+    items: faster where it is large, draws by the same law, but others. The lists of log-probabilities are empty then."""
     batch: int = 512
     """Histories in memory at a time."""
     threads: int | None = None

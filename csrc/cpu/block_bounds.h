@@ -43,10 +43,10 @@ inline double reach_of(const Catalogue& c, const float* hidden, double* scratch)
 // Rates of one row's blocks from their exponents x = h . centroid + log_weight, which are in bounds.rate. Returns the
 // shift, NaN if the row holds a number that is not finite.
 //
-// The weighted mean of y_i = g . (w_i - centroid) over a block is 0, its variance at most v = spread a^2, and y_i <= a =
-// reach radius. Of all such y the mean of exp(y) is largest for two values, a and -v / a (Bennett, 1962): G =
-// (q exp(a) + exp(-q a)) / (1 + q), q = spread; here with exp(-q a) <= 1 / (1 + q a).
-// The margin covers what float32 may lose in h . w_i, in h . centroid and in the exponentials of both.
+// The weighted mean of y_i = g . (w_i - centroid) over a block is 0, its variance at most v = spread a^2, and y_i <= a
+// = reach radius. Of all such y the mean of exp(y) is largest for two values, a and -v / a (Bennett, 1962): G = (q
+// exp(a) + exp(-q a)) / (1 + q), q = spread; here with exp(-q a) <= 1 / (1 + q a). The margin covers what float32 may
+// lose in h . w_i, in h . centroid and in the exponentials of both.
 inline double block_rates(const Catalogue& c, const float* hidden, double reach, const BlockBounds& bounds) {
   const double rounding = (static_cast<double>(c.width) + 8) * 0x1p-22;
   const double slack =

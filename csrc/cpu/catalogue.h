@@ -27,8 +27,9 @@ struct Catalogue {
 };
 
 struct CatalogueRow {
-  const float* hidden;      // [H]
-  const int64_t* excluded;  // [excluded_count] places that are not drawn, ascending; padded with numbers beyond the places
+  const float* hidden;  // [H]
+  const int64_t*
+      excluded;  // [excluded_count] places that are not drawn, ascending; padded with numbers beyond the places
   int64_t excluded_count;
   Stream stream;
 };
@@ -43,9 +44,9 @@ struct BlockBounds {
 // A block that was looked into for a row.
 struct OpenedBlock {
   int64_t block;
-  float shift;     // the block's exact weight is sum exp(shift)
-  float sum;       // 0: none of its items may be drawn
-  float rate;      // as in BlockBounds, and so is `earliest`
+  float shift;  // the block's exact weight is sum exp(shift)
+  float sum;    // 0: none of its items may be drawn
+  float rate;   // as in BlockBounds, and so is `earliest`
   float earliest;
 };
 

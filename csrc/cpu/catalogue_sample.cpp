@@ -82,7 +82,8 @@ class Tile {
     for (int64_t i = 0; i < count; ++i) wanted_.push_back({found_[at(i)], r});
   }
 
-  // Sorts what is wanted by block, the rows of a block in order, into sorted_; block b's are starts_[b]..starts_[b + 1] - 1.
+  // Sorts what is wanted by block, the rows of a block in order, into sorted_; block b's are starts_[b]..starts_[b + 1]
+  // - 1.
   void sort_wanted() {
     starts_.assign(starts_.size(), 0);
     for (const Wanted& w : wanted_) ++starts_[at(w.block + 1)];

@@ -1,10 +1,10 @@
 // Exact draws from a linear softmax that look into few blocks of a prepared catalogue. Raw pointers only.
 //
-// Every block has a bound on its weight, and a candidate arrival at the bound's rate (thinned_race.h). Blocks are looked
-// into in the order of their candidates. The k-th arrival among those looked into is no earlier than the k-th of all,
-// so a block whose candidate comes later cannot take part. Which blocks are looked into beyond those changes no draw:
-// arrivals are functions of the bounds, the weights and the random numbers alone. With useless bounds that is all of
-// them, in tiles of rows as in linear_gumbel_topk.
+// Every block has a bound on its weight, and a candidate arrival at the bound's rate (thinned_race.h). Blocks are
+// looked into in the order of their candidates. The k-th arrival among those looked into is no earlier than the k-th of
+// all, so a block whose candidate comes later cannot take part. Which blocks are looked into beyond those changes no
+// draw: arrivals are functions of the bounds, the weights and the random numbers alone. With useless bounds that is all
+// of them, in tiles of rows as in linear_gumbel_topk.
 #pragma once
 
 #include "catalogue.h"

@@ -119,9 +119,8 @@ struct Kernels {
   float (*relative_limit)(double log_time, double row_shift);
   void (*open_catalogue_block)(const Catalogue& catalogue, const CatalogueRow* rows, const int64_t* which,
                                int64_t count, int64_t block, OpenedBlock* opened);
-  int64_t (*thinned_race)(const Catalogue& catalogue, const CatalogueRow& row, const OpenedBlock* opened,
-                          int64_t count, double row_shift, int64_t k, Arrival* arrivals, double* log_times,
-                          int64_t* indices);
+  int64_t (*thinned_race)(const Catalogue& catalogue, const CatalogueRow& row, const OpenedBlock* opened, int64_t count,
+                          double row_shift, int64_t k, Arrival* arrivals, double* log_times, int64_t* indices);
 
   // Rows begin..end - 1 of the product.
   void (*packed_linear)(const PackedProduct& product, int64_t begin, int64_t end);

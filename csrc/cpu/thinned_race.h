@@ -66,8 +66,8 @@ struct CatalogueSource {
 };
 
 // The earliest first arrivals of opened blocks, at most k, sorted. Returns how many there are, or kNotANumber.
-inline int64_t first_arrivals(const Stream& stream, const OpenedBlock* opened, int64_t count, double row_shift,
-                              int64_t k, Arrival* arrivals) {
+inline int64_t opened_arrivals(const Stream& stream, const OpenedBlock* opened, int64_t count, double row_shift,
+                               int64_t k, Arrival* arrivals) {
   int64_t waiting = 0;
   float limit = kInfinity;  // of candidates that may be among them
   for (int64_t o = 0; o < count; ++o) {
@@ -89,7 +89,7 @@ inline int64_t first_arrivals(const Stream& stream, const OpenedBlock* opened, i
 // kNotANumber. log_times [k] ascending, indices [k]. arrivals [k] scratch.
 inline int64_t thinned_race(const Catalogue& c, const CatalogueRow& row, const OpenedBlock* opened, int64_t count,
                             double row_shift, int64_t k, Arrival* arrivals, double* log_times, int64_t* indices) {
-  int64_t waiting = first_arrivals(row.stream, opened, count, row_shift, k, arrivals);
+  int64_t waiting = opened_arrivals(row.stream, opened, count, row_shift, k, arrivals);
   if (waiting == kNotANumber) return kNotANumber;
   const CatalogueSource source{c, row};
   Block<float> block;
@@ -105,10 +105,10 @@ inline int64_t thinned_race(const Catalogue& c, const CatalogueRow& row, const O
     take_item(source, item, arrival.taken, block);
     // The block waits for its next arrival, or leaves the race with its last item.
     arrival.log_time =
-        block.sum > 0 ? log_add_exp(arrival.log_time, log_fast(exponential_fast(pick.gap) /
-                                                               static_cast<double>(block.sum)) -
-                                                          static_cast<double>(block.shift))
-                      : static_cast<double>(kInfinity);
+        block.sum > 0
+            ? log_add_exp(arrival.log_time, log_fast(exponential_fast(pick.gap) / static_cast<double>(block.sum)) -
+                                                static_cast<double>(block.shift))
+            : static_cast<double>(kInfinity);
     int64_t at = 0;
     for (; at + 1 < waiting && arrivals[at + 1].log_time <= arrival.log_time; ++at) arrivals[at] = arrivals[at + 1];
     arrivals[at] = arrival;

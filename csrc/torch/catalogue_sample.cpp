@@ -76,16 +76,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> catalogue_sample(const Tensor& hidden
   const auto key = static_cast<uint64_t>(*seed.const_data_ptr<int64_t>());
   std::vector<cpu::CatalogueRow> states(static_cast<size_t>(count));
   for (int64_t r = 0; r < count; ++r) {
-    states[static_cast<size_t>(r)] = {
-        h.const_data_ptr<float>() + r * hidden.size(1), excluded.data() + r * width, width,
-        {key, ids.const_data_ptr<int64_t>()[r], static_cast<uint32_t>(step), 0, 0}};
+    states[static_cast<size_t>(r)] = {h.const_data_ptr<float>() + r * hidden.size(1),
+                                      excluded.data() + r * width,
+                                      width,
+                                      {key, ids.const_data_ptr<int64_t>()[r], static_cast<uint32_t>(step), 0, 0}};
   }
   cpu::RowFault fault;
-  cpu::catalogue_sample(
-      torch_runtime(), catalogue_of(catalogue), states.data(), count, k,
-      {values.mutable_data_ptr<float>(), indices.mutable_data_ptr<int64_t>(), opened.mutable_data_ptr<int64_t>(),
-       logsumexp ? total.mutable_data_ptr<float>() : nullptr},
-      fault);
+  cpu::catalogue_sample(torch_runtime(), catalogue_of(catalogue), states.data(), count, k,
+                        {values.mutable_data_ptr<float>(), indices.mutable_data_ptr<int64_t>(),
+                         opened.mutable_data_ptr<int64_t>(), logsumexp ? total.mutable_data_ptr<float>() : nullptr},
+                        fault);
   report(fault, "hidden", k);
   return {values, indices, opened, total};
 }

@@ -157,17 +157,26 @@ class Recommender:
             chosen = (left == size).nonzero()[:, 0]
             if size == 0:
                 continue
-            keyed = {"seed": key, "rows": rows[chosen], "step": step}
+            states, ids = hidden[chosen], rows[chosen]
             hide = None if exclude is None else exclude[chosen]
             if self.index is not None and not log_probs:
-                items[chosen, :size] = self.index.sample(hidden[chosen], size, exclude=hide, **keyed).indices
+                few = self.index.sample(states, size, seed=key, rows=ids, step=step, exclude=hide)
+                items[chosen, :size] = few.indices
                 continue
             drawn = ops.linear_gumbel_topk(
-                hidden[chosen], head.weight, head.bias, size, exclude=hide, mask=self.candidates, **keyed
+                states,
+                head.weight,
+                head.bias,
+                size,
+                seed=key,
+                rows=ids,
+                step=step,
+                exclude=hide,
+                mask=self.candidates,
             )
             items[chosen, :size] = drawn.indices
             if log_probs:
-                logits = (head.weight[drawn.indices] @ hidden[chosen][:, :, None])[..., 0] + head.bias[drawn.indices]
+                logits = (head.weight[drawn.indices] @ states[:, :, None])[..., 0] + head.bias[drawn.indices]
                 scores[chosen, :size] = logits - drawn.logsumexp[:, None]
         return Recommendation(items, scores)
 
