@@ -19,11 +19,12 @@ _EXPORTS = {
     "END": "types",
     "build_info": "ops",
     "gumbel_topk": "ops",
+    "CatalogueIndex": "catalogue",
     "UserModel": "models",
     "Agent": "models",
     "Discriminator": "models",
 }
-_MODULES = ("types", "ops", "reference", "models", "losses", "rollout", "data", "simulators", "training", "evaluation")
+_MODULES = ("types", "ops", "catalogue", "reference", "models", "losses", "rollout", "data", "simulators", "training", "evaluation")
 
 __version__ = "0.1.0"
 __all__ = [*_EXPORTS, "__version__"]

@@ -78,6 +78,14 @@ def test_scaling_is_drawn(quick_run):
     assert drawn.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_prepared_catalogue_is_measured_beside_its_peers(quick_run):
+    _, content, _ = quick_run
+    rows = content["results"]["catalogue_sample"]
+    assert {row["weights"] for row in rows} == {"tree of categories", "random"}
+    assert len({row["what"] for row in rows}) == 4
+    assert all(row["blocks opened"].endswith("%") for row in rows if row["what"] == "prepared catalogue")
+
+
 def test_wrong_arguments_are_named():
     result = bench("nothing")
     assert result.returncode == 2

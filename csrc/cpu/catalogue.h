@@ -38,7 +38,7 @@ struct CatalogueRow {
 struct BlockBounds {
   float* rate;      // [B] bound of the block's weight
   float* earliest;  // [B] lower bound of the block's first candidate arrival
-  float* scratch;   // [2, B]
+  float* scratch;   // [2, B], which rows may share
 };
 
 // A block that was looked into for a row.

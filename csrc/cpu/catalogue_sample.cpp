@@ -7,11 +7,11 @@
 namespace irecgan::cpu {
 namespace {
 
-constexpr int64_t kFewestRows = 6, kMostRows = 96;  // of a tile: rows that open a block together read it once
-constexpr int64_t kTiles = 4;                       // that a call of enough rows is cut into at least, for the threads
-constexpr int64_t kTileBounds = int64_t{1} << 19;   // of a tile, so that they stay in cache
-constexpr int64_t kFirstBlocks = 64;                // looked into at first, at most
-constexpr int64_t kGrowth = 2;                      // blocks looked into next, over those so far, at most
+constexpr int64_t kFewestRows = 6;  // of a tile: rows that open a block together read it once
+constexpr int64_t kMostRows = 96;
+constexpr int64_t kTileBounds = int64_t{1} << 20;  // of a tile
+constexpr int64_t kFirstBlocks = 64;               // looked into at first, at most
+constexpr int64_t kGrowth = 2;                     // blocks looked into next, over those so far, at most
 
 struct Wanted {
   int64_t block;
@@ -24,7 +24,7 @@ class Tile {
   Tile(const Catalogue& catalogue, int64_t rows, int64_t k)
       : catalogue_(catalogue),
         k_(k),
-        bounds_(static_cast<size_t>(4 * rows * catalogue.blocks)),
+        bounds_(static_cast<size_t>(2 * (rows + 1) * catalogue.blocks)),
         smallest_(static_cast<size_t>(kFirstBlocks)),
         reach_(static_cast<size_t>(2 * catalogue.width)),
         found_(static_cast<size_t>(catalogue.blocks)),
@@ -34,9 +34,10 @@ class Tile {
         shifts_(static_cast<size_t>(rows)),
         views_(shifts_.size()),
         opened_(shifts_.size()) {
-    for (size_t r = 0; r < views_.size(); ++r) {
-      float* mine = bounds_.data() + 4 * static_cast<int64_t>(r) * catalogue.blocks;
-      views_[r] = {mine, mine + catalogue.blocks, mine + 2 * catalogue.blocks};
+    float* scratch = bounds_.data() + 2 * rows * catalogue.blocks;
+    for (int64_t r = 0; r < rows; ++r) {
+      float* mine = bounds_.data() + 2 * r * catalogue.blocks;
+      views_[at(r)] = {mine, mine + catalogue.blocks, scratch};
     }
   }
 
@@ -167,11 +168,14 @@ class Tile {
 
 void catalogue_sample(const Runtime& runtime, const Catalogue& catalogue, const CatalogueRow* rows, int64_t count,
                       int64_t k, const CatalogueDraws& draws, RowFault& fault) {
-  const int64_t fitting = std::max(kFewestRows, kTileBounds / catalogue.blocks);
-  const int64_t tile = std::clamp((count + kTiles - 1) / kTiles, kFewestRows, std::min(kMostRows, fitting));
-  runtime.parallel_for((count + tile - 1) / tile, 1, [&](int64_t begin, int64_t end) {
-    Tile work(catalogue, std::min(tile, count), k);
-    for (int64_t t = begin; t < end; ++t) work.draw(rows, t * tile, std::min(count, (t + 1) * tile), draws, fault);
+  const int64_t most = std::clamp(kTileBounds / catalogue.blocks, kFewestRows, kMostRows);
+  runtime.parallel_for(count, kFewestRows, [&](int64_t begin, int64_t end) {
+    const int64_t tiles = (end - begin + most - 1) / most;
+    const int64_t rows_of_tile = (end - begin + tiles - 1) / tiles;
+    Tile work(catalogue, rows_of_tile, k);
+    for (int64_t first = begin; first < end; first += rows_of_tile) {
+      work.draw(rows, first, std::min(end, first + rows_of_tile), draws, fault);
+    }
   });
 }
 

@@ -24,10 +24,9 @@ inline void hide_excluded(const CatalogueRow& row, int64_t block, float* logits)
 // is an arrival with probability W / B. If it is not, the next arrival is Exp(1) / W later, for the arrivals among a
 // Poisson process' points, each kept with probability W / B, are a Poisson process of rate W, which has no memory. So
 // the law is that of Exp(1) / W whatever B is, and after it the block races on with what is left of W.
-inline double first_arrival(const Stream& stream, int64_t block, double log_bound, float shift, float sum) {
+inline double first_arrival(const Stream& stream, int64_t block, const Pick& thinning, double log_bound,
+                            double log_weight) {
   const double candidate = log_fast(exponential_fast(first_uniform(stream, block))) - log_bound;
-  const double log_weight = log_fast(static_cast<double>(sum)) + static_cast<double>(shift);
-  const Pick thinning = arrival_pick(stream, block, kBlock);  // the number kBlock belongs to none of its draws
   if (thinning.item < exp_fast(log_weight - log_bound)) return candidate;
   return log_add_exp(candidate, log_fast(exponential_fast(thinning.gap)) - log_weight);
 }
@@ -65,22 +64,47 @@ struct CatalogueSource {
   }
 };
 
+// Largest shift of opened blocks with items, to compare their weights in float32; NaN if one is not finite.
+inline float reference_shift(const OpenedBlock* opened, int64_t count) {
+  float largest = -kInfinity;
+  for (int64_t o = 0; o < count; ++o) {
+    if (!(opened[o].sum < kInfinity)) return __builtin_nanf("");
+    if (opened[o].sum > 0 && opened[o].shift > largest) largest = opened[o].shift;
+  }
+  return largest;
+}
+
 // The earliest first arrivals of opened blocks, at most k, sorted. Returns how many there are, or kNotANumber.
 inline int64_t opened_arrivals(const Stream& stream, const OpenedBlock* opened, int64_t count, double row_shift,
                                int64_t k, Arrival* arrivals) {
+  constexpr float kAbove = 1.0f + 1e-4f;
+  const float reference = reference_shift(opened, count);
+  if (reference != reference) return kNotANumber;
+  const double apart = row_shift - static_cast<double>(reference);
+  const auto bound_scale = static_cast<float>(exp_fast(apart < 88.0 ? apart : 88.0));  // at most, as float32 allows
   int64_t waiting = 0;
-  float limit = kInfinity;  // of candidates that may be among them
+  float limit = kInfinity, weight_limit = kInfinity;  // the k-th arrival, relative to bounds and to weights
   for (int64_t o = 0; o < count; ++o) {
     const OpenedBlock& block = opened[o];
-    if (!(block.sum < kInfinity)) return kNotANumber;
     if (!(block.sum > 0) || block.earliest > limit) continue;
+    const Pick thinning = arrival_pick(stream, block.block, kBlock);  // the number kBlock belongs to none of its draws
+    // A candidate that is certainly thinned out, and a wait, at least gap / weight, that is certainly too long.
+    const float weight = block.sum * exp_weight(block.shift - reference);
+    if (static_cast<float>(thinning.item) * block.rate * bound_scale > weight * kAbove &&
+        static_cast<float>(thinning.gap) > weight_limit * weight * kAbove)
+      continue;
     const double log_bound = log_fast(static_cast<double>(block.rate)) + row_shift;
-    const double log_time = first_arrival(stream, block.block, log_bound, block.shift, block.sum);
+    const double log_weight = log_fast(static_cast<double>(block.sum)) + static_cast<double>(block.shift);
+    const double log_time = first_arrival(stream, block.block, thinning, log_bound, log_weight);
     if (waiting == k && log_time >= arrivals[k - 1].log_time) continue;
     waiting += waiting < k;
     arrivals[waiting - 1] = Arrival{log_time, block.block, 0};
     insert_last(arrivals, waiting);
-    if (waiting == k) limit = relative_limit(arrivals[k - 1].log_time, row_shift);
+    if (waiting < k) continue;
+    limit = relative_limit(arrivals[k - 1].log_time, row_shift);
+    weight_limit = relative_limit(arrivals[k - 1].log_time, static_cast<double>(reference));
+    // Weights that exp flushes to 0 may still arrive at 2^-65 exp(87) / 64 > 1e16.
+    if (!(weight_limit < 1e16f)) weight_limit = kInfinity;
   }
   return waiting;
 }
