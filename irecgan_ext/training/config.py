@@ -285,6 +285,7 @@ def preset(name: Preset) -> TrainConfig:
             agent_batch=32,
             log_weight=10.0,
             action="click",
+            pessimism=0.0,
             centre_q=False,
             average=0.0,
         ),
