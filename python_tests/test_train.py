@@ -98,9 +98,15 @@ def test_the_summary_has_a_fixed_form(finished: Path) -> None:
 
 def test_metrics_name_every_unit(finished: Path) -> None:
     lines = read_metrics(finished)
-    counts = {"pretrain_user": 3, "pretrain_agent": 3, "pretrain_discriminator": 2, "adversarial": 4}
+    counts = {
+        "pretrain_user": 3,
+        "pretrain_agent": 3,
+        "logging_policy": 3,
+        "pretrain_discriminator": 2,
+        "adversarial": 4,
+    }
     assert [(r["phase"], r["unit"]) for r in lines] == [(p, i) for p, n in counts.items() for i in range(n)]
-    assert [r["step"] for r in lines] == list(range(1, 13))
+    assert [r["step"] for r in lines] == list(range(1, 16))
 
 
 def test_evaluate_repeats_the_summary(finished: Path) -> None:
@@ -238,10 +244,10 @@ def test_full_disk_keeps_the_last_checkpoint(finished: Path, tmp_path: Path) -> 
     size = (finished / "checkpoints/final.safetensors").stat().st_size - 2000
     done = run_on_small_disk(size, "train", "--out", out, *FLAGS)
     assert done.returncode == 2
-    one_line(done.stderr.decode(), "step-00000009.safetensors: cannot write: File too large")
+    one_line(done.stderr.decode(), "step-00000012.safetensors: cannot write: File too large")
     saved = latest_checkpoint(out / "checkpoints")
     assert saved is not None
-    assert saved.name == "step-00000008.safetensors"
+    assert saved.name == "step-00000011.safetensors"
     load_checkpoint(saved)
     assert train_here("--resume", out, "--quiet") == 0
     same_outcome(finished, out)
