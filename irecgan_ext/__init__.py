@@ -24,7 +24,19 @@ _EXPORTS = {
     "Agent": "models",
     "Discriminator": "models",
 }
-_MODULES = ("types", "ops", "catalogue", "reference", "models", "losses", "rollout", "data", "simulators", "training", "evaluation")
+_MODULES = (
+    "types",
+    "ops",
+    "catalogue",
+    "reference",
+    "models",
+    "losses",
+    "rollout",
+    "data",
+    "simulators",
+    "training",
+    "evaluation",
+)
 
 __version__ = "0.1.0"
 __all__ = [*_EXPORTS, "__version__"]
