@@ -59,8 +59,8 @@ inline __m512i candidate_rows(const ScoredSlate& in, __mmask16 present) {
   const auto items = static_cast<uint32_t>(present) >> 1;  // END is one of the present
   const __m512i low = _mm512_maskz_loadu_epi64(static_cast<__mmask8>(items), in.slate);
   const __m512i high = _mm512_maskz_loadu_epi64(static_cast<__mmask8>(items >> 8), in.slate + 8);
-  const __m512i rows = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi64_epi32(low)),
-                                          _mm512_cvtepi64_epi32(high), 1);
+  const __m512i rows =
+      _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi64_epi32(low)), _mm512_cvtepi64_epi32(high), 1);
   return _mm512_mask_set1_epi32(rows, static_cast<__mmask16>(items + 1), static_cast<int>(in.end));
 }
 
@@ -89,8 +89,8 @@ inline CandidateLanes candidate_lanes(const ScoredSlate& in, float inverse_tempe
   CandidateLanes lanes;
   lanes.present = static_cast<__mmask16>((2u << in.slate_size) - 1u);
   lanes.rows = candidate_rows(in, lanes.present);
-  const __m512 logits = _mm512_mul_ps(look_up(in.logits, in.end + 1, lanes.rows, lanes.present),
-                                      _mm512_set1_ps(inverse_temperature));
+  const __m512 logits =
+      _mm512_mul_ps(look_up(in.logits, in.end + 1, lanes.rows, lanes.present), _mm512_set1_ps(inverse_temperature));
   const __m512 all = _mm512_mask_blend_ps(lanes.present, _mm512_set1_ps(-kInfinity), logits);
   lanes.weights = exp_weight_16(_mm512_sub_ps(all, _mm512_set1_ps(_mm512_reduce_max_ps(all))));
   return lanes;
@@ -99,8 +99,8 @@ inline CandidateLanes candidate_lanes(const ScoredSlate& in, float inverse_tempe
 inline int64_t click_among_few(const ScoredSlate& in, double u) {
   const CandidateLanes lanes = candidate_lanes(in, 1.0f);
   const __m512d low = prefix_8(_mm512_cvtps_pd(_mm512_castps512_ps256(lanes.weights)));
-  const __m512d high = _mm512_add_pd(prefix_8(_mm512_cvtps_pd(_mm512_extractf32x8_ps(lanes.weights, 1))),
-                                     spread_lane(low, 7));
+  const __m512d high =
+      _mm512_add_pd(prefix_8(_mm512_cvtps_pd(_mm512_extractf32x8_ps(lanes.weights, 1))), spread_lane(low, 7));
   const __m512d total = spread_lane(high, 7);
   if (!(_mm512_cvtsd_f64(total) < static_cast<double>(kInfinity))) return kNotANumber;
   const __m512d target = _mm512_mul_pd(total, _mm512_set1_pd(u));

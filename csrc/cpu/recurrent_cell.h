@@ -6,8 +6,8 @@
 #if defined(__AVX512F__)
 namespace irecgan {
 
-// exp_gate (math/exp.h) of 16 lanes, same cut and error bound. Ahead of the cells' templates, which look it up where they
-// are defined.
+// exp_gate (math/exp.h) of 16 lanes, same cut and error bound. Ahead of the cells' templates, which look it up where
+// they are defined.
 static inline __attribute__((always_inline)) __m512 exp_gate(__m512 x) {
   const __m512 cut = _mm512_set1_ps(27.725887f);  // 40 ln 2
   // The operand that max and min return beside NaN is their second.
@@ -35,9 +35,8 @@ inline void for_lanes(int64_t hidden, const F& f) {
 void gru_row(const float* gates, const float* recurrent, const float* state, float* next, int64_t hidden) {
   for_lanes(hidden, [&](int64_t i, __mmask16 mask) {
     const auto load = [&](const float* from) { return _mm512_maskz_loadu_ps(mask, from + i); };
-    const __m512 unit =
-        gru_unit(load(gates), load(gates + hidden), load(gates + 2 * hidden), load(recurrent), load(recurrent + hidden),
-                 load(recurrent + 2 * hidden), load(state));
+    const __m512 unit = gru_unit(load(gates), load(gates + hidden), load(gates + 2 * hidden), load(recurrent),
+                                 load(recurrent + hidden), load(recurrent + 2 * hidden), load(state));
     _mm512_mask_storeu_ps(next + i, mask, unit);
   });
 }
