@@ -228,7 +228,7 @@ def test_more_states_than_are_projected_at_a_time(items, held):
     states = [m.encoder.initial_state(1) for m in setting.models]
 
     def play(part: Tensor, **options) -> ops.RolloutOutput:
-        prefix = (states, part * 7 % items, torch.zeros_like(part), torch.zeros(len(part)))
+        prefix = (states, (part * 7 + part // 1024) % items, torch.zeros_like(part), torch.zeros(len(part)))
         return setting.native(part, cap=1, slate=10, prefix=prefix, share=False, **options)
 
     out = play(rows)

@@ -15,7 +15,7 @@ class Encoder {
   Encoder(const Runtime& runtime, const EncoderWeights& weights, Cell cell, int64_t items, int64_t states);
 
   // Replaces the states by those of the histories. scratch: work space that all models may share.
-  void step(const Histories& histories, Buffer<float> scratch[2]);
+  void step(const Histories& histories, Buffer<float>& scratch);
 
   int64_t hidden() const { return weights_.hidden; }
 
@@ -32,7 +32,9 @@ class Encoder {
   // Rows of layer `l`'s component `z` (0: h, 1: c) in buffer `b`.
   float* rows(int b, int64_t z, int64_t l) { return states_[b].data() + (z * layer_count_ + l) * plane_[b]; }
   Inputs project_inputs(int64_t layer, int64_t nodes, Buffer<float>& scratch);
-  void step_rows(int64_t layer, const Histories& histories, Inputs inputs, const float* recurrent);
+  // Steps the children of parents first_parent..last_parent - 1. products: work space.
+  void step_children(int64_t layer, const Histories& histories, Inputs inputs, int64_t first_parent,
+                     int64_t last_parent, Buffer<float>& products);
 
   const Runtime& runtime_;
   const EncoderWeights& weights_;

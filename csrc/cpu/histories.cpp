@@ -3,6 +3,23 @@
 #include <algorithm>
 
 namespace irecgan::cpu {
+namespace {
+
+// order: 0..values.size() - 1 by key(value), equal ones in their order; those of key k are number first[k] to
+// first[k + 1] - 1. next: work space.
+template <typename T, typename Key>
+void sort_by_key(const std::vector<T>& values, size_t keys, const Key& key, std::vector<int64_t>& order,
+                 std::vector<int64_t>& first, std::vector<int64_t>& next) {
+  first.assign(keys + 1, 0);
+  for (const T& value : values) ++first[static_cast<size_t>(key(value)) + 1];
+  for (size_t k = 0; k < keys; ++k) first[k + 1] += first[k];
+  order.resize(values.size());
+  next.assign(first.begin(), first.end());
+  int64_t number = 0;
+  for (const T& value : values) order[static_cast<size_t>(next[static_cast<size_t>(key(value))]++)] = number++;
+}
+
+}  // namespace
 
 void Histories::find(std::vector<Session>& sessions, bool share) {
   nodes_.clear();
@@ -18,7 +35,8 @@ void Histories::find(std::vector<Session>& sessions, bool share) {
     }
   }
   find_parents(share);
-  group(sessions);
+  sort_by_key(nodes_, parents_.size(), [](const Node& node) { return node.slot; }, children_, first_child_, next_);
+  sort_by_key(sessions, nodes_.size(), [](const Session& s) { return s.node; }, order_, first_of_node_, next_);
 }
 
 int64_t Histories::find_node(const Session& s, size_t mask) {
@@ -47,16 +65,6 @@ void Histories::find_parents(bool share) {
     }
     node.slot = slot;
   }
-}
-
-void Histories::group(const std::vector<Session>& sessions) {
-  first_of_node_.assign(nodes_.size() + 1, 0);
-  for (const Session& s : sessions) ++first_of_node_[static_cast<size_t>(s.node) + 1];
-  for (size_t n = 0; n < nodes_.size(); ++n) first_of_node_[n + 1] += first_of_node_[n];
-  order_.resize(sessions.size());
-  next_.assign(first_of_node_.begin(), first_of_node_.end());
-  for (size_t i = 0; i < sessions.size(); ++i)
-    order_[static_cast<size_t>(next_[static_cast<size_t>(sessions[i].node)]++)] = static_cast<int64_t>(i);
 }
 
 }  // namespace irecgan::cpu

@@ -25,6 +25,9 @@ class Histories {
   int64_t count() const { return static_cast<int64_t>(nodes_.size()); }
   // Rows of the previous states that go on; a parent's children share its products.
   const std::vector<int64_t>& parents() const { return parents_; }
+  // Nodes by slot; those of slot p are number first_child(p) to first_child(p + 1) - 1.
+  const std::vector<int64_t>& children() const { return children_; }
+  int64_t first_child(int64_t slot) const { return first_child_[static_cast<size_t>(slot)]; }
   // Sessions by node; those of node n are number first_of(n) to first_of(n + 1) - 1.
   const int64_t* order() const { return order_.data(); }
   int64_t first_of(int64_t node) const { return first_of_node_[static_cast<size_t>(node)]; }
@@ -32,7 +35,6 @@ class Histories {
  private:
   int64_t find_node(const Session& session, size_t mask);
   void find_parents(bool share);
-  void group(const std::vector<Session>& sessions);
 
   std::vector<Node> nodes_;
   std::vector<int64_t> parents_;
@@ -40,7 +42,9 @@ class Histories {
   std::vector<int64_t> first_of_node_;  // [nodes + 1]
   std::vector<int64_t> table_;          // hash table of find: node or -1
   std::vector<int64_t> slots_;          // of the previous step's nodes among the parents, or -1
-  std::vector<int64_t> next_;           // [nodes] where the next session of a node goes
+  std::vector<int64_t> children_;
+  std::vector<int64_t> first_child_;  // [parents + 1]
+  std::vector<int64_t> next_;         // work space of a sort
 };
 
 }  // namespace irecgan::cpu

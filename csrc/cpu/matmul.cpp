@@ -43,4 +43,8 @@ void PackedLinear::apply(const Runtime& runtime, const float* a, const int64_t* 
   });
 }
 
+void PackedLinear::apply_here(const float* a, const int64_t* index, int64_t rows, float* out) const {
+  kernels().packed_linear({a, index, inner_, columns_, weight_.data(), bias_.data(), out}, 0, rows);
+}
+
 }  // namespace irecgan::cpu

@@ -20,6 +20,8 @@ class PackedLinear {
   // out [rows, n] = x [rows, m] @ weight^T + bias, where row i of x is row index[i] of a, or row i if index is null.
   // A row of the result is the same to the last bit whatever the other rows are.
   void apply(const Runtime& runtime, const float* a, const int64_t* index, int64_t rows, float* out) const;
+  // The same on the calling thread.
+  void apply_here(const float* a, const int64_t* index, int64_t rows, float* out) const;
 
  private:
   int64_t inner_ = 0;

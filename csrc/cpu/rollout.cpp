@@ -67,7 +67,7 @@ class Rollout {
   Buffer<int64_t> slates_;        // [sessions, K]
   std::vector<double> q_sums_;    // [R, W]
   Buffer<float> reward_queries_;  // [nodes, E]
-  Buffer<float> scratch_[2];      // of the encoders
+  Buffer<float> scratch_;         // of the encoders
   std::atomic<int64_t> bad_session_{-1};
 };
 
