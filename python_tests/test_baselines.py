@@ -12,8 +12,9 @@ import torch
 from runs import ITEMS, make_run, tiny_config
 
 from irecgan_ext.training.config import CriticConfig, ImportanceConfig, PretrainConfig
+from irecgan_ext.training.logging_policy import estimate_logging_policy
 from irecgan_ext.training.methods.actor_critic import actor_loss
-from irecgan_ext.training.methods.importance import estimate_logging_policy, weighted_returns
+from irecgan_ext.training.methods.importance import weighted_returns
 from irecgan_ext.training.pretrain import agent_loss
 from irecgan_ext.training.run import Run
 from irecgan_ext.training.value import critic_of, session_log_probs

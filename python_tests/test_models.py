@@ -319,6 +319,23 @@ def test_expectations_are_the_loop_over_steps(reward):
         torch.testing.assert_close(expected[b, t], probabilities.sum().detach())
 
 
+def test_expectations_with_odds_of_the_callers():
+    """Log-odds of -inf take an item out of the slate; equal ones on all items are the same as less of END."""
+    model = UserModel(*SIZES).eval()
+    trajectories = sessions(False)
+    log_odds = torch.zeros(trajectories.slates.shape)
+    log_odds[0, 0, 1], log_odds[0, 1] = -torch.inf, 0.7
+    survival, _ = model.expectations(trajectories, log_odds)
+    plain, _ = model.expectations(trajectories)
+    _, _, history, slate, _, _ = next(iter(each_step(trajectories)))
+    query = model.query(state_after(model.encoder, history))
+    weights = [(query @ row(model.encoder, c)).exp() for c in [*slate, END]]
+    rest = sum(weights[:1] + weights[2:-1])
+    torch.testing.assert_close(survival[0, 0], (rest / (rest + weights[-1])).detach())
+    torch.testing.assert_close(survival[0, 1].logit(), plain[0, 1].logit() + 0.7)
+    torch.testing.assert_close(survival[1, 0], plain[1, 0])
+
+
 def test_expectations_do_not_see_the_click():
     model = UserModel(*SIZES, reward="binary").eval()
     trajectories = sessions(binary=True)

@@ -21,6 +21,7 @@ FIXED = {
     "constant-scores": ("constant scores for D's", ["--adversarial.discriminator", "constant"]),
     "random-scores": ("random scores for D's", ["--adversarial.discriminator", "random"]),
     "no-rescaling": ("rewards not rescaled", ["--adversarial.no-rescale-rewards"]),
+    "no-pessimism": ("rarely logged items trusted", ["--adversarial.pessimism", "0"]),
     "completions-1": ("N = 1", ["--adversarial.completions", "1"]),
     "completions-5": ("N = 5", ["--adversarial.completions", "5"]),
     "completions-20": ("N = 20", ["--adversarial.completions", "20"]),

@@ -105,19 +105,25 @@ class UserModel(nn.Module):
         return clicks, torch.where(clicked, -loss, 0.0)
 
     @torch.no_grad()
-    def expectations(self, trajectories: Trajectories) -> tuple[Tensor, Tensor]:
+    def expectations(self, trajectories: Trajectories, log_odds: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What the model expects of each slate before it sees the click.
+
+        Args:
+            log_odds: [B, T, K], added to the candidates' logits in Eq (1).
 
         Returns:
             survival [B, T]: probability of a click rather than END; reward [B, T]: expected r_t, equal to it in mode
             "survival". Steps after the end hold meaningless values.
         """
-        return self.expectations_of(self.encoder(trajectories.inputs()), trajectories.slates)
+        return self.expectations_of(self.encoder(trajectories.inputs()), trajectories.slates, log_odds)
 
     @torch.no_grad()
-    def expectations_of(self, states: Tensor, slates: Tensor) -> tuple[Tensor, Tensor]:
+    def expectations_of(self, states: Tensor, slates: Tensor, log_odds: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """[...] survival and expected reward, as in `expectations`, of `slates` [..., K] in `states` [..., H]."""
-        clicks = torch.softmax(self.click_logits(states, slates), -1)[..., :-1]
+        logits = self.click_logits(states, slates)
+        if log_odds is not None:
+            logits = logits + functional.pad(log_odds, (0, 1))
+        clicks = torch.softmax(logits, -1)[..., :-1]
         survival = clicks.sum(-1)
         if self.reward_query is None:
             return survival, survival

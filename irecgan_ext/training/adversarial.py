@@ -10,8 +10,9 @@ from torch import Tensor
 from irecgan_ext import losses
 from irecgan_ext.packed import Sessions
 from irecgan_ext.rollout import Rollout, rollout
-from irecgan_ext.training.agent_update import scores, update_agent
+from irecgan_ext.training.agent_update import pessimistic, scores, update_agent
 from irecgan_ext.training.batches import minibatches, sample, sizes
+from irecgan_ext.training.logging_policy import estimate_logging_policy
 from irecgan_ext.training.pretrain import pretrain_agent, pretrain_user
 from irecgan_ext.training.run import Run, Unit
 from irecgan_ext.training.value import critic_of
@@ -26,6 +27,8 @@ def train_irecgan(run: Run) -> None:
     config = run.config.adversarial
     pretrain_user(run)  # line 3
     pretrain_agent(run)  # line 4
+    if pessimistic(run):
+        estimate_logging_policy(run)
     run.begin_average()
     run.models.agent.encoder.disable_dropout()
     for unit in run.units("pretrain_discriminator", run.config.discriminator.pretrain_epochs if judged(run) else 0):

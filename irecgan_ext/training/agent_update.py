@@ -13,6 +13,7 @@ from irecgan_ext.packed import Sessions
 from irecgan_ext.rollout import Rollout
 from irecgan_ext.training.batches import draw
 from irecgan_ext.training.config import AdversarialConfig
+from irecgan_ext.training.logging_policy import log_support
 from irecgan_ext.training.pretrain import agent_loss, agent_returns
 from irecgan_ext.training.run import Run, Unit
 from irecgan_ext.training.value import advantages, fit_critic, session_log_probs
@@ -116,7 +117,8 @@ def generated_weights(
     elif config.action == "click":
         weights = losses.agent_returns(q, fake.rewards, mask, gamma, lambda_r, config.rescale_rewards)
     else:
-        survival, expected = run.average.user.eval().expectations(fake)
+        distrust = config.pessimism * log_support(run, fake) if pessimistic(run) else None
+        survival, expected = run.average.user.eval().expectations(fake, distrust)
         trust = q if config.rescale_rewards else torch.ones_like(q)
         weights = losses.slate_advantages(
             trust, fake.rewards, survival, expected, mask, fake.click_mask(), gamma, lambda_r, config.trace
@@ -124,6 +126,12 @@ def generated_weights(
     if config.action == "click":
         return weights
     return _scaled(run, "agent_scale", weights, mask)
+
+
+def pessimistic(run: Run) -> bool:
+    """Whether the agent's update distrusts what the log rarely shows: not on sessions that the agent itself gathered."""
+    config = run.config.adversarial
+    return config.pessimism > 0 and config.action == "slate" and not config.value_baseline and run.gathered is None
 
 
 def _scaled(run: Run, name: str, weights: Tensor, mask: Tensor) -> Tensor:

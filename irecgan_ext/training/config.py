@@ -131,6 +131,11 @@ class AdversarialConfig:
     paper. END steps count too, with their slate's probability, or the baseline would take away the credit of survival."""
     entropy: float = 0.0
     """Weight of the policy's entropy (nats, summed over a session's steps) in the agent's update. Beyond the paper."""
+    pessimism: float = 1.0
+    """With action slate: how much the agent distrusts what the log rarely shows. In what the user model expects of a slate an
+    item's odds of a click are multiplied by (beta / max beta)^pessimism, beta the estimated logging policy. 0: not at all; 1:
+    P(shown) P(click | shown), the least that the item can earn when the log chose by what nobody recorded (Manski 1990). A
+    log of random slates is left as it is. Beyond the paper."""
     trace: float = 0.0
     """With action slate: how much of what happened after a step counts for its slate, beside what is expected (0 to 1)."""
     centre_q: bool = True

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from irecgan_ext.models import Critic
 from irecgan_ext.training.adversarial import generate, step_size
-from irecgan_ext.training.agent_update import update_agent
+from irecgan_ext.training.agent_update import pessimistic, update_agent
 from irecgan_ext.training.batches import sample
+from irecgan_ext.training.logging_policy import estimate_logging_policy
 from irecgan_ext.training.methods.actor_critic import actor_loss, pretrain_actor
 from irecgan_ext.training.pretrain import pretrain_agent, pretrain_user
 from irecgan_ext.training.run import Run
@@ -15,6 +16,8 @@ def train_pgu(run: Run) -> None:
     """PGU (section 7.2): Algorithm 1 without D. The user model stays as pre-trained, q_D is 1; the agent's r-steps remain."""
     pretrain_user(run)
     pretrain_agent(run)
+    if pessimistic(run):
+        estimate_logging_policy(run)
     _learn_from_generated(run)
 
 

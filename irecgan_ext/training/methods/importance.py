@@ -7,6 +7,7 @@ from torch import Tensor
 
 from irecgan_ext import estimators, losses
 from irecgan_ext.models import Agent
+from irecgan_ext.training.logging_policy import estimate_logging_policy
 from irecgan_ext.training.pretrain import agent_returns, epochs
 from irecgan_ext.training.run import Run
 from irecgan_ext.types import Trajectories
@@ -32,25 +33,6 @@ def train_pgis(run: Run) -> None:
     for unit, valid in epochs(run, "pgis", "pgis", agent, loss, run.config.agent, valid_loss=valid_loss):
         unit.values["return_valid"] = -valid
     run.begin_average()
-
-
-def estimate_logging_policy(run: Run) -> Agent:
-    """An agent by maximum likelihood of the items that logged slates show; the best epoch on held-out sessions."""
-    sizes, config = run.config.model, run.config.agent
-    logging = run.module(
-        "logging_policy",
-        lambda: Agent(run.items, sizes.embedding, sizes.hidden, sizes.layers, sizes.cell, sizes.agent_dropout),
-    )
-
-    def loss(log: Trajectories) -> Tensor:
-        counted = log.step_mask()
-        states = logging.encoder(log.inputs())[counted]
-        shown = logging.over_catalogue(estimators.shown_log_probs, states, log.slates[counted])
-        return -shown.sum() / len(log)
-
-    for unit, valid in epochs(run, "logging_policy", "logging_policy", logging, loss, config):
-        unit.values |= {"logging_ll_train": -unit.values.pop("loss"), "logging_ll_valid": -valid}
-    return logging.eval()
 
 
 @torch.no_grad()
