@@ -45,8 +45,8 @@ QUICK_SIZE = Size("gru", 32, 64, 1)
 CASES = [
     Case(QUICK_SIZE, "trained", sessions=1024, padded_sessions=128),
     Case(QUICK_SIZE, "random", sessions=1024, padded_sessions=128),
-    Case(Size("lstm", 50, 512, 2), "peaked", sessions=1000, padded_sessions=4),
-    Case(Size("gru", 32, 512, 1, items=40_000), "peaked", sessions=16, padded_sessions=2),
+    Case(Size("lstm", 50, 512, 2), "peaked", sessions=500, padded_sessions=4),
+    Case(Size("gru", 32, 512, 1, items=40_000), "peaked", sessions=16, padded_sessions=4),
 ]
 CUDA_CASES = [
     Case(QUICK_SIZE, "trained", sessions=100_000, padded_sessions=10_000),
