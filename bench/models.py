@@ -39,11 +39,20 @@ class Size:
     def __str__(self) -> str:
         return f"{self.cell.upper()} E={self.embedding} H={self.hidden} L={self.layers} C={self.items:,}"
 
-    def step_flop(self) -> int:
-        """Floating-point operations of the recurrent matrix products of one model for one symbol."""
+    def state_flop(self) -> int:
+        """Floating-point operations of the matrix products that every state of the three models needs.
+
+        Inputs of the layers above the first, the agent's head, and the queries of user model and discriminator. The first
+        layer's inputs are rows of a table: one product per symbol.
+        """
         gates = 4 if self.cell == "lstm" else 3
-        inputs = self.embedding + self.hidden * (self.layers - 1)
-        return 2 * gates * self.hidden * (inputs + self.hidden * self.layers)
+        inputs = 3 * gates * self.hidden * self.hidden * (self.layers - 1)
+        return 2 * (inputs + self.hidden * (self.items + 2 * min(self.embedding, self.items + 1)))
+
+    def parent_flop(self) -> int:
+        """Those of the recurrent products, which a state needs once however many states follow it."""
+        gates = 4 if self.cell == "lstm" else 3
+        return 2 * 3 * gates * self.hidden * self.hidden * self.layers
 
 
 def make(size: Size, law: Law, mean_length: float, quick: bool) -> Models:
@@ -56,7 +65,7 @@ def make(size: Size, law: Law, mean_length: float, quick: bool) -> Models:
         quick: train for one second instead of several.
     """
     if law == "trained":
-        config = short_training(log_sessions=100 if quick else 500, epochs=0 if quick else 2)
+        config = short_training(log_sessions=100 if quick else 500, epochs=0 if quick else 10)
         # Logs and simulated users are the CPU's; the models go where the benchmark is.
         with torch.device("cpu"), tempfile.TemporaryDirectory() as directory:
             run = start(config, Path(directory))

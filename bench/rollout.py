@@ -16,10 +16,12 @@ from bench import device, harness
 from bench.models import SLATE, Law, Models, Size, make
 from bench.peers.rollout import compiled, eager, graphed, jax_scan, straightforward
 from bench.peers.rollout.parts import Played, cat
+from irecgan_ext import ops
 from irecgan_ext.rollout import Rollout, rollout
 
 COMPLETIONS, CAP = 5, 20
 MEAN_LENGTH = 4
+LOGITS_AT_HAND = 1024  # items; the op has the logits of larger catalogues never in memory
 SIGMAS = 4.5  # how far the op's and a peer's means may differ, in standard errors
 CHECKED_SESSIONS, LEAST_CHECKED_SESSIONS = 200, 8  # of the op; of a peer, where one call has fewer
 
@@ -43,8 +45,8 @@ QUICK_SIZE = Size("gru", 32, 64, 1)
 CASES = [
     Case(QUICK_SIZE, "trained", sessions=1024, padded_sessions=128),
     Case(QUICK_SIZE, "random", sessions=1024, padded_sessions=128),
-    Case(Size("lstm", 50, 512, 2), "random", sessions=200, padded_sessions=4),
-    Case(Size("gru", 32, 512, 1, items=40_000), "peaked", sessions=16, padded_sessions=2),
+    Case(Size("lstm", 50, 512, 2), "peaked", sessions=500, padded_sessions=4),
+    Case(Size("gru", 32, 512, 1, items=40_000), "peaked", sessions=16, padded_sessions=4),
 ]
 CUDA_CASES = [
     Case(QUICK_SIZE, "trained", sessions=100_000, padded_sessions=10_000),
@@ -171,10 +173,16 @@ def _early_q(q: Tensor, lengths: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Workload:
-    """What one call of the op holds: session steps, distinct click histories, and exp of the policy's mean entropy."""
+    """What one call of the op holds.
+
+    Attributes:
+        steps: session steps. distinct: click histories. going: share of the steps after which the session goes on.
+        effective_items: exp of the policy's mean entropy.
+    """
 
     steps: int
     distinct: int
+    going: float
     effective_items: float
 
 
@@ -183,24 +191,45 @@ def _workload(models: Models, sessions: int) -> Workload:
     played = play_native(models, sessions, seed=1)
     steps, distinct, _, _ = played.work.tolist()
     agent, trajectories = models[1], played.trajectories
+    ends = sessions + COMPLETIONS * int((trajectories.lengths - 1).sum())
     states = agent.encoder(trajectories.inputs())[trajectories.step_mask()]
-    entropy = torch.distributions.Categorical(logits=agent.logits(states)).entropy()
-    return Workload(steps, distinct, math.exp(float(entropy.mean())))
+    parts = states.split(1024)  # the logits of a large catalogue, a part at a time
+    entropies = [torch.distributions.Categorical(logits=agent.logits(part)).entropy() for part in parts]
+    return Workload(steps, distinct, 1 - ends / steps, math.exp(float(torch.cat(entropies).mean())))
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What a call cannot do without, at rates measured beside it: ms of its matrix products at the rate of `F.linear`, and of
+    its slates at the rate of `gumbel_topk` (not for large catalogues, where reading the logits is the products' part)."""
+
+    products: float
+    slates: float
+
+
+def _floor(size: Size, workload: Workload, seconds: float) -> Floor:
+    rate = harness.gemm_rate(seconds=seconds)
+    flop = workload.distinct * (size.state_flop() + workload.going * size.parent_flop())
+    slates = 0.0
+    if size.items <= LOGITS_AT_HAND:
+        logits = torch.randn(4096, size.items)
+        draw = harness.compare({"slates": partial(ops.gumbel_topk, logits, SLATE)}, seconds=seconds)["slates"]
+        slates = draw.ms.median * workload.steps / len(logits)
+    return Floor(flop / rate / 1e6, slates)
 
 
 def _measure(
     case: Case, candidates: dict[str, Candidate], workload: Workload, threads: int, quick: bool
 ) -> list[dict[str, Any]]:
     steps, distinct = workload.steps, workload.distinct
-    ceiling = harness.gemm_rate(seconds=0.05 if quick else 0.5)
+    floor = _floor(case.size, workload, seconds=0.05 if quick else 0.5)
     calls: dict[str, harness.Work] = {name: partial(c.play, c.sessions) for name, c in candidates.items()}
     measured = harness.compare(calls, seconds=0.1 if quick else 5, rounds=2 if quick else 3)
     rows = []
     for name, m in measured.items():
         share = case.sessions / candidates[name].sessions
         per_second = 1e3 * candidates[name].sessions / m.ms.median
-        used = distinct if name == "native" else steps
-        rate = 3 * case.size.step_flop() * used / case.sessions * per_second / 1e9
+        native = name == "native"
         rows.append(
             {
                 "models": f"{case.size}, {case.law}",
@@ -212,9 +241,10 @@ def _measure(
                 "time per session / native (quartiles)": m.ratio.times(share),
                 "sessions/s": per_second,
                 "steps/s": per_second * steps / case.sessions,
-                "states per step": distinct / steps if name == "native" else None,
-                "useful recurrent GFLOP/s": rate,
-                "share of F.linear": harness.share(rate, ceiling, "GFLOP/s"),
+                "states per step": distinct / steps if native else None,
+                "floor: products ms": floor.products if native else None,
+                "floor: slates ms": floor.slates if native else None,
+                "floor / time": (floor.products + floor.slates) / m.ms.median if native else None,
                 "peak extra MB": None if m.extra_mb is None else round(m.extra_mb),
                 "rounds": m.rounds,
             }

@@ -220,20 +220,20 @@ def test_no_rows():
     assert out.work.tolist() == [0, 0, 0, 0]
 
 
-def test_a_catalogue_too_large_for_all_logits_at_once():
-    """200 states of 50,000 logits are more than the kernel holds at a time."""
-    setting = Setting(layers=1, items=50_000)
-    rows = torch.arange(200)
+@pytest.mark.parametrize(("items", "held"), [(50_000, 2**22 // (2 * 782)), (1024, 2**22 // 1024)])
+def test_more_states_than_are_projected_at_a_time(items, held):
+    """Of a large catalogue two statistics per block of 64 are held, of a small one its logits, 2^22 numbers at most."""
+    setting = Setting(layers=1, items=items)
+    rows = torch.arange(held + 20)
     states = [m.encoder.initial_state(1) for m in setting.models]
 
     def play(part: Tensor, **options) -> ops.RolloutOutput:
-        prefix = (states, part * 7, torch.zeros_like(part), torch.zeros(len(part)))
-        return setting.native(part, cap=1, slate=10, prefix=prefix, **options)
+        prefix = (states, (part * 7 + part // 1024) % items, torch.zeros_like(part), torch.zeros(len(part)))
+        return setting.native(part, cap=1, slate=10, prefix=prefix, share=False, **options)
 
     out = play(rows)
-    assert int(out.work[1]) == 200
-    assert_same(out, play(rows, share=False))
-    some = torch.tensor([0, 82, 83, 84, 120, 165, 166, 199])
+    assert int(out.work[1]) == held + 20
+    some = torch.tensor([0, held - 1, held, held + 1, held + 19])
     expected = play(some, impl="reference")
     assert torch.equal(out.slates[some], expected.slates) and torch.equal(out.clicks[some], expected.clicks)
     torch.testing.assert_close(out.scores[some], expected.scores, rtol=1e-5, atol=1e-6)

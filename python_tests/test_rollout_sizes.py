@@ -1,6 +1,7 @@
 """The native rollout on both sides of every size at which it changes its way: small catalogues, tables, packed heads."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def test_small_catalogues(cell, reward, items):
     assert_same(setting.native(rows, 1), expected)
 
 
-# Input projections by symbol up to 256 items, the head packed up to 1,024.
+# Input projections by symbol up to 256 items; the head packed up to 1,024, projected block by block above.
 @pytest.mark.parametrize("items", [256, 257, 1024, 1025])
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_table_and_packed_head(cell, items):
@@ -59,7 +60,51 @@ def test_widths(cell, width, hidden):
         assert_same(setting.native(rows, 1), setting.native(rows, 1, impl="reference"))
 
 
-@pytest.mark.parametrize("items", [7, 13, 300])
+# Candidates fill a vector of 16 lanes with slates of 15; a table of 64 of them (63 items and END) fills four.
+@pytest.mark.parametrize(("items", "slate"), [(16, 15), (17, 16), (62, 7), (63, 8), (63, 15), (64, 15), (65, 9)])
+def test_slates_around_a_vector(items, slate):
+    setting = wide("gru", "binary", items, 40, 16, 1)
+    rows = torch.arange(40)
+    out = setting.native(rows, slate=slate, cap=2)
+    assert_same(out, setting.native(rows, slate=slate, cap=2, impl="reference"))
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("scale", [5.0, 50.0, 1e4])
+def test_gates_that_saturate(cell, scale):
+    """Whatever the gates' arguments, states stay finite and as torch computes them."""
+    setting = Setting(cell, layers=1)
+    with torch.no_grad():
+        for model in setting.models:
+            for parameter in model.encoder.rnn_parameters():
+                parameter.mul_(scale)
+    rows = torch.arange(20)
+    assert_same(setting.native(rows, 1), setting.native(rows, 1, impl="reference"))
+
+
+def test_memory_of_earlier_calls_leaves_no_trace():
+    small, large = Setting(layers=1), Setting("lstm", "binary", 300, layers=2)
+    rows = torch.arange(60)
+    first = small.native(rows, 2)
+    expected = large.native(rows, 2)
+    for _ in range(2):
+        again = small.native(rows, 2)
+        for name in (*SAMPLES, "scores", "q"):
+            assert torch.equal(getattr(again, name), getattr(first, name)), name
+        assert_same(large.native(rows, 2), expected)
+
+
+def test_calls_at_the_same_time():
+    setting = Setting("lstm", "binary", 300, layers=2)
+    parts = [torch.arange(at, at + 200) for at in range(0, 1600, 200)]
+    expected = [setting.native(part, 2) for part in parts]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            for out, other in zip(pool.map(lambda part: setting.native(part, 2), parts), expected):
+                assert_same(out, other)
+
+
+@pytest.mark.parametrize("items", [7, 13, 300, 1100])
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_not_a_bit_depends_on_the_batch(cell, items):
     """Every row of a product is summed in the same order whoever else is in the batch."""

@@ -3,30 +3,19 @@
 
 #include <vector>
 
+#include "buffer.h"
+#include "histories.h"
 #include "matmul.h"
 #include "rollout.h"
 
 namespace irecgan::cpu {
-
-// A distinct click history: the state it continues and the symbol it consumes next.
-struct Node {
-  int64_t parent;  // row of the previous states
-  int64_t symbol;  // row of the embedding
-  int64_t slot;    // of the parent in Histories::parents
-};
-
-// The click histories of one step.
-struct Histories {
-  std::vector<Node> nodes;
-  std::vector<int64_t> parents;  // rows of the previous states that go on; a parent's children share its products
-};
 
 class Encoder {
  public:
   Encoder(const Runtime& runtime, const EncoderWeights& weights, Cell cell, int64_t items, int64_t states);
 
   // Replaces the states by those of the histories. scratch: work space that all models may share.
-  void step(const Histories& histories, std::vector<float> scratch[2]);
+  void step(const Histories& histories, Buffer<float>& scratch);
 
   int64_t hidden() const { return weights_.hidden; }
 
@@ -42,8 +31,10 @@ class Encoder {
 
   // Rows of layer `l`'s component `z` (0: h, 1: c) in buffer `b`.
   float* rows(int b, int64_t z, int64_t l) { return states_[b].data() + (z * layer_count_ + l) * plane_[b]; }
-  Inputs project_inputs(int64_t layer, int64_t nodes, std::vector<float>& scratch);
-  void step_rows(int64_t layer, const Histories& histories, Inputs inputs, const float* recurrent);
+  Inputs project_inputs(int64_t layer, int64_t nodes, Buffer<float>& scratch);
+  // Steps the children of parents first_parent..last_parent - 1. products: work space.
+  void step_children(int64_t layer, const Histories& histories, Inputs inputs, int64_t first_parent,
+                     int64_t last_parent, Buffer<float>& products);
 
   const Runtime& runtime_;
   const EncoderWeights& weights_;
@@ -54,10 +45,10 @@ class Encoder {
   int current_ = 0;
   std::vector<PackedLinear> input_;      // [L]
   std::vector<PackedLinear> recurrent_;  // [L]
-  std::vector<float> table_;             // [C + 2, G H] input projections of layer 0 by symbol; empty if C is large
-  std::vector<float> states_[2];         // [Z, L, nodes, H]: this step's and the previous one's
+  Buffer<float> table_;                  // [C + 2, G H] input projections of layer 0 by symbol; empty if C is large
+  Buffer<float> states_[2];              // [Z, L, nodes, H]: this step's and the previous one's
   int64_t plane_[2] = {0, 0};            // nodes * H of each buffer
-  std::vector<int64_t> symbols_;         // [nodes]
+  Buffer<int64_t> symbols_;              // [nodes]
 };
 
 }  // namespace irecgan::cpu

@@ -23,24 +23,30 @@ double logsumexp(int64_t blocks, BlockStats<float> stats) {
 
 }  // namespace
 
-void linear_gumbel_topk(const Runtime& runtime, const Projection& projection, const ProjectedRows& rows, int64_t k,
-                        const ProjectedDraws& draws, RowFault& fault) {
+void project_stats(const Runtime& runtime, const Projection& projection, const float* hidden, int64_t count,
+                   BlockStats<float> stats) {
   const Kernels& kernel = kernels();
   const int64_t blocks = block_count(projection.items);
   // Units of about the same size: a thread's range of them must not be a range of small ones.
-  const int64_t row_tiles = (rows.count + kMostRows - 1) / kMostRows;
-  const int64_t even = row_tiles == 0 ? 0 : (rows.count + row_tiles - 1) / row_tiles;
+  const int64_t row_tiles = (count + kMostRows - 1) / kMostRows;
+  const int64_t even = row_tiles == 0 ? 0 : (count + row_tiles - 1) / row_tiles;
   const int64_t tile_rows = (even + kRowsStep - 1) / kRowsStep * kRowsStep;
-  std::vector<float> shift(static_cast<size_t>(rows.count * blocks)), sum(shift.size());
-  const BlockStats<float> all{shift.data(), sum.data()};
   runtime.parallel_for(blocks * row_tiles, kPanelsAhead, [&](int64_t begin, int64_t end) {
     std::vector<float> panel(static_cast<size_t>(projection.width * kBlock));
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t first = unit / blocks * tile_rows;
-      kernel.project_block(projection, rows.hidden, first, std::min(rows.count, first + tile_rows), unit % blocks, all,
+      kernel.project_block(projection, hidden, first, std::min(count, first + tile_rows), unit % blocks, stats,
                            panel.data());
     }
   });
+}
+
+void linear_gumbel_topk(const Runtime& runtime, const Projection& projection, const ProjectedRows& rows, int64_t k,
+                        const ProjectedDraws& draws, RowFault& fault) {
+  const Kernels& kernel = kernels();
+  const int64_t blocks = block_count(projection.items);
+  std::vector<float> shift(static_cast<size_t>(rows.count * blocks)), sum(shift.size());
+  project_stats(runtime, projection, rows.hidden, rows.count, {shift.data(), sum.data()});
   runtime.parallel_for(rows.count, 1, [&](int64_t begin, int64_t end) {
     RaceBuffers buffers(projection.items, k);
     std::vector<uint64_t> taken(draws.log_prob == nullptr ? 0 : static_cast<size_t>(blocks));

@@ -22,6 +22,10 @@ struct ProjectedDraws {
   float* log_prob;   // [R] of the slates, or null
 };
 
+// Statistics of every block of hidden [count, H], projected: to stats[row * block_count(C) + block].
+void project_stats(const Runtime& runtime, const Projection& projection, const float* hidden, int64_t count,
+                   BlockStats<float> stats);
+
 void linear_gumbel_topk(const Runtime& runtime, const Projection& projection, const ProjectedRows& rows, int64_t k,
                         const ProjectedDraws& draws, RowFault& fault);
 

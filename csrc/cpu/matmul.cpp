@@ -1,5 +1,7 @@
 #include "matmul.h"
 
+#include <algorithm>
+
 #include "kernels.h"
 
 namespace irecgan::cpu {
@@ -15,12 +17,12 @@ PackedLinear::PackedLinear(const Runtime& runtime, const float* weight, const fl
     : inner_(m), columns_(n) {
   const int64_t width = kernels().panel;
   const int64_t panels = (n + width - 1) / width;
-  weight_ = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(panels * m * width));
-  bias_.resize(static_cast<size_t>(panels * width));
+  float* const packed = weight_.reserve(panels * m * width);
+  std::fill_n(bias_.reserve(panels * width), panels * width, 0.0f);
   if (bias != nullptr) std::copy_n(bias, n, bias_.data());
   runtime.parallel_for(panels, kPackGrain, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
-      float* to = weight_.get() + p * m * width;
+      float* to = packed + p * m * width;
       const int64_t filled = std::min(width, n - p * width);
       for (int64_t first = 0; first < m; first += kPackBlock) {
         const int64_t last = std::min(m, first + kPackBlock);
@@ -37,8 +39,12 @@ PackedLinear::PackedLinear(const Runtime& runtime, const float* weight, const fl
 void PackedLinear::apply(const Runtime& runtime, const float* a, const int64_t* index, int64_t rows, float* out) const {
   const Kernels& kernel = kernels();
   runtime.parallel_for(rows, kRowGrain, [&](int64_t begin, int64_t end) {
-    kernel.packed_linear({a, index, inner_, columns_, weight_.get(), bias_.data(), out}, begin, end);
+    kernel.packed_linear({a, index, inner_, columns_, weight_.data(), bias_.data(), out}, begin, end);
   });
+}
+
+void PackedLinear::apply_here(const float* a, const int64_t* index, int64_t rows, float* out) const {
+  kernels().packed_linear({a, index, inner_, columns_, weight_.data(), bias_.data(), out}, 0, rows);
 }
 
 }  // namespace irecgan::cpu

@@ -1,26 +1,12 @@
 // Products with a weight matrix that is packed once and then used at every step of a rollout.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
-#include <memory>
-#include <vector>
 
+#include "buffer.h"
 #include "runtime.h"
 
 namespace irecgan::cpu {
-
-// Memory that only grows, by half at least, and does not keep its contents when it does.
-template <typename T>
-T* reserve(std::vector<T>& buffer, int64_t size) {
-  const auto wanted = static_cast<size_t>(size);
-  if (buffer.size() < wanted) {
-    const size_t grown = buffer.empty() ? wanted : std::max(wanted, buffer.size() + buffer.size() / 2);
-    buffer = std::vector<T>();
-    buffer.resize(grown);
-  }
-  return buffer.data();
-}
 
 class PackedLinear {
  public:
@@ -34,12 +20,14 @@ class PackedLinear {
   // out [rows, n] = x [rows, m] @ weight^T + bias, where row i of x is row index[i] of a, or row i if index is null.
   // A row of the result is the same to the last bit whatever the other rows are.
   void apply(const Runtime& runtime, const float* a, const int64_t* index, int64_t rows, float* out) const;
+  // The same on the calling thread.
+  void apply_here(const float* a, const int64_t* index, int64_t rows, float* out) const;
 
  private:
   int64_t inner_ = 0;
   int64_t columns_ = 0;
-  std::unique_ptr<float[]> weight_;  // [panels, m, panel width], zeros beyond column n
-  std::vector<float> bias_;          // [panels * panel width]
+  Buffer<float> weight_;  // [panels, m, panel width], zeros beyond column n
+  Buffer<float> bias_;    // [panels * panel width]
 };
 
 }  // namespace irecgan::cpu

@@ -19,16 +19,18 @@ constexpr int64_t kVectorLanes = 4, kPanelVectors = 2;
 #endif
 constexpr int64_t kPanel = kVectorLanes * kPanelVectors;
 constexpr int64_t kTileRows = 6;
+constexpr int64_t kLineFloats = 16;  // of a cache line
 constexpr int64_t kCachedRows = 96;  // rows that meet one panel after another while they are in the second-level cache
 
 // GCC's and Clang's vectors; memory need not be aligned.
 typedef float Vector __attribute__((vector_size(kVectorLanes * sizeof(float)), aligned(alignof(float)), may_alias));
 
 // out [kRows, kPanel], rows `stride` apart = bias + rows [kRows, inner] times weight [inner, kPanel], rows kWidth
-// apart. Not inlined: it needs every vector register for itself.
-template <int64_t kRows, int64_t kWidth>
+// apart. Meanwhile kAhead cache lines per inner step, from `ahead` on, are fetched for later. Not inlined: it needs
+// every vector register for itself.
+template <int64_t kRows, int64_t kWidth, int64_t kAhead>
 __attribute__((noinline)) void tile(const float* const* rows, int64_t inner, const float* weight, const float* bias,
-                                    float* out, int64_t stride) {
+                                    float* out, int64_t stride, const float* ahead) {
   Vector sum[kRows][kPanelVectors];
   for (int64_t r = 0; r < kRows; ++r) {
     for (int64_t v = 0; v < kPanelVectors; ++v) sum[r][v] = *reinterpret_cast<const Vector*>(bias + v * kVectorLanes);
@@ -36,6 +38,7 @@ __attribute__((noinline)) void tile(const float* const* rows, int64_t inner, con
   const float* a[kRows];
   for (int64_t r = 0; r < kRows; ++r) a[r] = rows[r];
   for (int64_t i = 0; i < inner; ++i) {
+    for (int64_t l = 0; l < kAhead; ++l) __builtin_prefetch(ahead + (i * kAhead + l) * kLineFloats, 0, 2);
     Vector w[kPanelVectors];
     for (int64_t v = 0; v < kPanelVectors; ++v)
       w[v] = *reinterpret_cast<const Vector*>(weight + i * kWidth + v * kVectorLanes);
@@ -49,22 +52,22 @@ __attribute__((noinline)) void tile(const float* const* rows, int64_t inner, con
   }
 }
 
-template <int64_t kWidth>
+template <int64_t kWidth, int64_t kAhead = 0>
 inline void tile_of(int64_t count, const float* const* rows, int64_t inner, const float* weight, const float* bias,
-                    float* out, int64_t stride) {
+                    float* out, int64_t stride, const float* ahead = nullptr) {
   switch (count) {
     case 1:
-      return tile<1, kWidth>(rows, inner, weight, bias, out, stride);
+      return tile<1, kWidth, kAhead>(rows, inner, weight, bias, out, stride, ahead);
     case 2:
-      return tile<2, kWidth>(rows, inner, weight, bias, out, stride);
+      return tile<2, kWidth, kAhead>(rows, inner, weight, bias, out, stride, ahead);
     case 3:
-      return tile<3, kWidth>(rows, inner, weight, bias, out, stride);
+      return tile<3, kWidth, kAhead>(rows, inner, weight, bias, out, stride, ahead);
     case 4:
-      return tile<4, kWidth>(rows, inner, weight, bias, out, stride);
+      return tile<4, kWidth, kAhead>(rows, inner, weight, bias, out, stride, ahead);
     case 5:
-      return tile<5, kWidth>(rows, inner, weight, bias, out, stride);
+      return tile<5, kWidth, kAhead>(rows, inner, weight, bias, out, stride, ahead);
     default:
-      return tile<kTileRows, kWidth>(rows, inner, weight, bias, out, stride);
+      return tile<kTileRows, kWidth, kAhead>(rows, inner, weight, bias, out, stride, ahead);
   }
 }
 

@@ -96,13 +96,27 @@ inline void project_block(const Projection& p, const float* hidden, int64_t begi
   pack_panel(p, block, panel);
   float bias[kBlock];
   block_bias(p, block, bias);
+  // The next block's weights come from memory while this one's are multiplied: by the first tile alone if there are
+  // few.
+  constexpr int64_t kLines = kBlock * sizeof(float) / 64;  // of a block, per inner step
+  const bool few = end - begin < kLines * kTileRows;
+  const int64_t ahead_end = (block + 2) * kBlock <= p.items ? (few ? 1 : kLines) : 0;
+  const float* ahead = p.weight + (block + 1) * kBlock * p.width;
   float logits[kTileRows * kBlock];
   for (int64_t first = begin; first < end; first += kTileRows) {
     const int64_t count = first + kTileRows <= end ? kTileRows : end - first;
+    const int64_t number = (first - begin) / kTileRows;
     const float* rows[kTileRows];
     for (int64_t r = 0; r < count; ++r) rows[r] = hidden + (first + r) * p.width;
     for (int64_t i = 0; i < kBlock; i += kPanel) {
-      tile_of<kBlock>(count, rows, p.width, panel + i, bias + i, logits + i, kBlock);
+      if (i > 0 || number >= ahead_end) {
+        tile_of<kBlock>(count, rows, p.width, panel + i, bias + i, logits + i, kBlock);
+      } else if (few) {
+        tile_of<kBlock, kLines>(count, rows, p.width, panel + i, bias + i, logits + i, kBlock, ahead);
+      } else {
+        tile_of<kBlock, 1>(count, rows, p.width, panel + i, bias + i, logits + i, kBlock,
+                           ahead + number * p.width * kLineFloats);
+      }
     }
     for (int64_t r = 0; r < count; ++r) {
       float* row = logits + r * kBlock;

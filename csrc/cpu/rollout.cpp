@@ -8,33 +8,16 @@
 #include <string>
 
 #include "../math/click.h"
+#include "buffer.h"
 #include "encoder.h"
-#include "race_buffers.h"
+#include "histories.h"
 #include "scoring.h"
+#include "slates.h"
 
 namespace irecgan::cpu {
 namespace {
 
-constexpr int64_t kLogitsBudget = 1 << 22;  // floats of agent logits held at a time (16 MiB)
 constexpr int64_t kSessionGrain = 8;
-constexpr int64_t kPackedItems = 1024;  // a larger head is left to the runtime's product, which packs as it goes
-
-enum class Fault { kNone, kAgent, kUser, kDiscriminator };
-
-// A session under way: a root (a row of the caller's) or a completion of one.
-struct Session {
-  int64_t root;  // index of the caller's row
-  uint32_t step;
-  uint32_t spawn;
-  uint32_t completion;
-  int64_t parent;  // row of the previous states
-  int64_t symbol;  // next input, as a row of the embedding
-  int64_t node;    // row of this step's states
-  double score_sum;
-  int64_t clicked;  // this step's click: an item or kEnd
-  float reward;
-  Fault fault;  // a model's output that cannot be used
-};
 
 class Rollout {
  public:
@@ -43,17 +26,19 @@ class Rollout {
   void run();
 
  private:
-  void find_nodes();
-  void find_parents();
-  void group_by_node();
+  // Work space of one thread.
+  struct Scratch {
+    RaceBuffers race;
+    std::vector<float> values;   // [kSmallRows, K]
+    std::vector<float> weights;  // [K + 1]
+    std::vector<float> mean;     // [E] of the discriminator
+  };
+
   void project_queries();
   void play_step();
   void play_chunk(int64_t first_node, int64_t last_node);
-  BlockStats<float> stats_of(int64_t node);
+  void play_batch(const int64_t* sessions, int64_t count, int64_t first_node, Scratch& scratch);
   Stream stream(const Session& s) const;
-  void draw_slate(int64_t session, int64_t first_node, RaceBuffers& buffers, float* values);
-  void draw_small_slates(const int64_t* sessions, int64_t count, int64_t first_node, RaceBuffers& buffers,
-                         float* values);
   void play_session(int64_t session, float* weights, float* mean);
   void fail(int64_t session, Fault fault);
   void record(const Session& s);
@@ -75,19 +60,14 @@ class Rollout {
   CandidateScorer clicks_;
   std::optional<CandidateScorer> favourites_;
   PackedLinear reward_query_;  // empty unless rewards are binary
-  PackedLinear head_;          // empty unless the catalogue is small
+  SlateSampler sampler_;
   std::vector<Session> sessions_;
   std::vector<Session> next_;
   Histories histories_;
-  std::vector<Node>& nodes_ = histories_.nodes;
-  std::vector<int64_t> table_;          // hash table of find_nodes: node or -1
-  std::vector<int64_t> slots_;          // of the previous step's nodes among the parents, or -1
-  std::vector<int64_t> order_;          // sessions sorted by node
-  std::vector<int64_t> first_of_node_;  // [nodes + 1] ranges of order_
-  std::vector<int64_t> slates_;         // [sessions, K]
-  std::vector<double> q_sums_;          // [R, W]
-  std::vector<float> logits_, block_shift_, block_sum_, reward_queries_;
-  std::vector<float> scratch_[2];  // of the encoders
+  Buffer<int64_t> slates_;        // [sessions, K]
+  std::vector<double> q_sums_;    // [R, W]
+  Buffer<float> reward_queries_;  // [nodes, E]
+  Buffer<float> scratch_;         // of the encoders
   std::atomic<int64_t> bad_session_{-1};
 };
 
@@ -101,6 +81,7 @@ Rollout::Rollout(const Runtime& runtime, const RolloutModels& models, const Roll
       user_(runtime, models.user, models.cell, models.items, models.states),
       agent_(runtime, models.agent, models.cell, models.items, models.states),
       clicks_(runtime, models.user, models.click_query, models.items, false),
+      sampler_(runtime, models.head, models.agent.hidden, models.items, options.slate_size),
       q_sums_(static_cast<size_t>(rows.count * options.max_steps), 0.0) {
   if (models.has_discriminator) {
     discriminator_.emplace(runtime, models.discriminator, models.cell, models.items, models.states);
@@ -110,8 +91,6 @@ Rollout::Rollout(const Runtime& runtime, const RolloutModels& models, const Roll
     reward_query_ = PackedLinear(runtime, models.reward_query.weight, models.reward_query.bias, models.user.hidden,
                                  models.user.width);
   }
-  if (models.items <= kPackedItems)
-    head_ = PackedLinear(runtime, models.head.weight, models.head.bias, models.agent.hidden, models.items);
   for (int64_t r = 0; r < rows.count; ++r) {
     const int64_t symbol = rows.symbols[r] == kBos ? models.items + 1 : rows.symbols[r];
     sessions_.push_back(Session{r, static_cast<uint32_t>(rows.steps[r]), 0, 0, rows.state_index[r], symbol, 0,
@@ -121,92 +100,34 @@ Rollout::Rollout(const Runtime& runtime, const RolloutModels& models, const Roll
 
 void Rollout::run() {
   while (!sessions_.empty()) {
-    find_nodes();
-    group_by_node();
-    find_parents();
+    histories_.find(sessions_, options_.share);
     user_.step(histories_, scratch_);
     agent_.step(histories_, scratch_);
     if (discriminator_) discriminator_->step(histories_, scratch_);
     project_queries();
     play_step();
     out_.work[0] += static_cast<int64_t>(sessions_.size());
-    out_.work[1] += static_cast<int64_t>(nodes_.size());
-    out_.work[2] += static_cast<int64_t>(nodes_.size()) * (discriminator_ ? 3 : 2);
+    out_.work[1] += histories_.count();
+    out_.work[2] += histories_.count() * (discriminator_ ? 3 : 2);
     out_.work[3] += 1;
     advance();
   }
   for (size_t i = 0; i < q_sums_.size(); ++i) out_.q[i] = static_cast<float>(q_sums_[i]);
 }
 
-// One node per distinct (parent state, symbol): the click histories form a trie, and a step projects each node once.
-void Rollout::find_nodes() {
-  nodes_.clear();
-  size_t size = 16;
-  while (size < 2 * sessions_.size()) size *= 2;
-  if (options_.share) table_.assign(size, -1);
-  for (Session& s : sessions_) {
-    if (!options_.share) {
-      s.node = static_cast<int64_t>(nodes_.size());
-      nodes_.push_back(Node{s.parent, s.symbol, 0});
-      continue;
-    }
-    const uint64_t key = (static_cast<uint64_t>(s.parent) * 0x9E3779B97F4A7C15u) ^
-                         (static_cast<uint64_t>(s.symbol) * 0xC2B2AE3D27D4EB4Fu);
-    size_t slot = static_cast<size_t>(key ^ key >> 29) & (size - 1);
-    while (table_[slot] >= 0) {
-      const Node& node = nodes_[static_cast<size_t>(table_[slot])];
-      if (node.parent == s.parent && node.symbol == s.symbol) break;
-      slot = (slot + 1) & (size - 1);
-    }
-    if (table_[slot] < 0) {
-      table_[slot] = static_cast<int64_t>(nodes_.size());
-      nodes_.push_back(Node{s.parent, s.symbol, 0});
-    }
-    s.node = table_[slot];
-  }
-}
-
-void Rollout::group_by_node() {
-  first_of_node_.assign(nodes_.size() + 1, 0);
-  for (const Session& s : sessions_) ++first_of_node_[static_cast<size_t>(s.node) + 1];
-  for (size_t n = 0; n < nodes_.size(); ++n) first_of_node_[n + 1] += first_of_node_[n];
-  order_.resize(sessions_.size());
-  std::vector<int64_t>& at = table_;  // free until the next step
-  at.assign(first_of_node_.begin(), first_of_node_.end());
-  for (size_t i = 0; i < sessions_.size(); ++i)
-    order_[static_cast<size_t>(at[static_cast<size_t>(sessions_[i].node)]++)] = static_cast<int64_t>(i);
-}
-
-// Distinct parents: the products of a state with the recurrent weights serve all its children.
-void Rollout::find_parents() {
-  std::vector<int64_t>& parents = histories_.parents;
-  parents.clear();
-  int64_t last = -1;
-  for (const Node& node : nodes_) last = std::max(last, node.parent);
-  slots_.assign(static_cast<size_t>(last + 1), -1);
-  for (Node& node : nodes_) {
-    int64_t& slot = slots_[static_cast<size_t>(node.parent)];
-    if (slot < 0 || !options_.share) {
-      slot = static_cast<int64_t>(parents.size());
-      parents.push_back(node.parent);
-    }
-    node.slot = slot;
-  }
-}
-
 void Rollout::project_queries() {
-  const auto nodes = static_cast<int64_t>(nodes_.size());
+  const int64_t nodes = histories_.count();
   clicks_.project(user_.output(), nodes);
   if (!reward_query_.empty())
-    reward_query_.apply(runtime_, user_.output(), nullptr, nodes, reserve(reward_queries_, nodes * models_.user.width));
+    reward_query_.apply(runtime_, user_.output(), nullptr, nodes, reward_queries_.reserve(nodes * models_.user.width));
   if (favourites_) favourites_->project(discriminator_->output(), nodes);
 }
 
-// Agent logits are made for a chunk of nodes at a time, and every session of the chunk plays from them.
+// The agent's states are projected for a chunk of nodes at a time, and every session of the chunk plays from them.
 void Rollout::play_step() {
-  slates_.resize(sessions_.size() * static_cast<size_t>(options_.slate_size));
-  const auto nodes = static_cast<int64_t>(nodes_.size());
-  const int64_t chunk = std::max<int64_t>(1, kLogitsBudget / models_.items);
+  slates_.reserve(static_cast<int64_t>(sessions_.size()) * options_.slate_size);
+  const int64_t nodes = histories_.count();
+  const int64_t chunk = sampler_.states_at_a_time();
   for (int64_t first = 0; first < nodes; first += chunk) play_chunk(first, std::min(nodes, first + chunk));
   const int64_t bad = bad_session_.load();
   if (bad < 0) return;
@@ -219,94 +140,42 @@ void Rollout::play_step() {
 }
 
 void Rollout::play_chunk(int64_t first_node, int64_t last_node) {
-  const int64_t items = models_.items;
-  const int64_t blocks = block_count(items);
-  const int64_t count = last_node - first_node;
-  reserve(logits_, count * items);
-  reserve(block_shift_, count * blocks);
-  reserve(block_sum_, count * blocks);
-  const float* states = agent_.output() + first_node * models_.agent.hidden;
-  if (head_.empty()) {
-    runtime_.linear(logits_.data(), states, models_.head.weight, models_.head.bias, count, models_.agent.hidden, items);
-  } else {
-    head_.apply(runtime_, states, nullptr, count, logits_.data());
-  }
-  const bool small = items <= kBlock;
-  runtime_.parallel_for(small ? 0 : count, 1 + 4096 / items, [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) kernel_.block_stats_f32(logits_.data() + n * items, items, stats_of(n));
-  });
-  const int64_t first = first_of_node_[static_cast<size_t>(first_node)];
-  const int64_t last = first_of_node_[static_cast<size_t>(last_node)];
-  runtime_.parallel_for(last - first, kSessionGrain, [&](int64_t begin, int64_t end) {
-    const int64_t k = options_.slate_size;
-    std::vector<float> values(static_cast<size_t>(kSmallRows * k)), weights(static_cast<size_t>(k + 1)),
-        mean(static_cast<size_t>(models_.discriminator.width));
-    RaceBuffers buffers(items, k);
-    for (int64_t i = first + begin; i < first + end; i += kSmallRows) {
-      const int64_t batch = std::min(kSmallRows, first + end - i);
-      const int64_t* sessions = order_.data() + i;
-      if (small) {
-        draw_small_slates(sessions, batch, first_node, buffers, values.data());
-      } else {
-        for (int64_t j = 0; j < batch; ++j) draw_slate(sessions[j], first_node, buffers, values.data());
-      }
-      for (int64_t j = 0; j < batch; ++j) play_session(sessions[j], weights.data(), mean.data());
-    }
+  sampler_.project(agent_.output() + first_node * agent_.hidden(), last_node - first_node);
+  const int64_t first = histories_.first_of(first_node);
+  runtime_.parallel_for(histories_.first_of(last_node) - first, kSessionGrain, [&](int64_t begin, int64_t end) {
+    const auto k = static_cast<size_t>(options_.slate_size);
+    Scratch scratch{RaceBuffers(models_.items, options_.slate_size), std::vector<float>(kSmallRows * k),
+                    std::vector<float>(k + 1), std::vector<float>(static_cast<size_t>(models_.discriminator.width))};
+    for (int64_t i = first + begin; i < first + end; i += kSmallRows)
+      play_batch(histories_.order() + i, std::min(kSmallRows, first + end - i), first_node, scratch);
   });
 }
 
-BlockStats<float> Rollout::stats_of(int64_t node) {
-  const int64_t blocks = block_count(models_.items);
-  return {block_shift_.data() + node * blocks, block_sum_.data() + node * blocks};
+// The step of `count` <= kSmallRows sessions.
+void Rollout::play_batch(const int64_t* sessions, int64_t count, int64_t first_node, Scratch& scratch) {
+  SlateDraw draws[kSmallRows];
+  bool drawn[kSmallRows];
+  for (int64_t j = 0; j < count; ++j) {
+    const Session& s = sessions_[static_cast<size_t>(sessions[j])];
+    draws[j] = {s.node - first_node, stream(s), slates_.data() + sessions[j] * options_.slate_size};
+  }
+  sampler_.draw(draws, count, scratch.race, scratch.values.data(), drawn);
+  for (int64_t j = 0; j < count; ++j) {
+    if (drawn[j]) {
+      play_session(sessions[j], scratch.weights.data(), scratch.mean.data());
+    } else {
+      fail(sessions[j], Fault::kAgent);
+    }
+  }
 }
 
 Stream Rollout::stream(const Session& s) const {
   return Stream{options_.seed, rows_.ids[s.root], s.step, s.spawn, s.completion};
 }
 
-// The slate of one session, from its node's logits and their statistics.
-void Rollout::draw_slate(int64_t session, int64_t first_node, RaceBuffers& buffers, float* values) {
-  const Session& s = sessions_[static_cast<size_t>(session)];
-  const int64_t k = options_.slate_size, n = s.node - first_node;
-  if (kernel_.race_f32(logits_.data() + n * models_.items, models_.items, k, stats_of(n), stream(s), buffers.scratch(),
-                       values, slates_.data() + session * k) != k) {
-    fail(session, Fault::kAgent);
-  }
-}
-
-// The slates of `count` <= kSmallRows sessions where the catalogue is one block.
-void Rollout::draw_small_slates(const int64_t* sessions, int64_t count, int64_t first_node, RaceBuffers& buffers,
-                                float* values) {
-  const int64_t k = options_.slate_size;
-  const float* logits[kSmallRows];
-  float* to_values[kSmallRows];
-  int64_t* to_slates[kSmallRows];
-  Stream streams[kSmallRows];
-  bool plain[kSmallRows];
-  for (int64_t j = 0; j < count; ++j) {
-    const Session& s = sessions_[static_cast<size_t>(sessions[j])];
-    logits[j] = logits_.data() + (s.node - first_node) * models_.items;
-    to_values[j] = values + j * k;
-    to_slates[j] = slates_.data() + sessions[j] * k;
-    streams[j] = stream(s);
-  }
-  kernel_.small_races(logits, count, models_.items, k, streams, to_values, to_slates, plain);
-  for (int64_t j = 0; j < count; ++j) {
-    if (plain[j]) continue;
-    // Several threads may meet at one node; its statistics go to memory of this call.
-    float shift, sum;
-    kernel_.block_stats_f32(logits[j], models_.items, {&shift, &sum});
-    if (kernel_.race_f32(logits[j], models_.items, k, {&shift, &sum}, streams[j], buffers.scratch(), to_values[j],
-                         to_slates[j]) != k) {
-      fail(sessions[j], Fault::kAgent);
-    }
-  }
-}
-
 // Click, reward and D's score of one session's step, whose slate is drawn.
 void Rollout::play_session(int64_t session, float* weights, float* mean) {
   Session& s = sessions_[static_cast<size_t>(session)];
-  if (s.fault != Fault::kNone) return;
   const int64_t k = options_.slate_size;
   const int64_t* slate = slates_.data() + session * k;
   const ClickUniforms uniforms = click_uniforms(stream(s));

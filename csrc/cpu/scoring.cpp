@@ -1,5 +1,7 @@
 #include "scoring.h"
 
+#include <vector>
+
 #include "../math/click.h"
 
 namespace irecgan::cpu {
@@ -36,13 +38,12 @@ CandidateScorer::CandidateScorer(const Runtime& runtime, const EncoderWeights& e
   }
   projection_ = fold(runtime, encoder, query, items + 1);
   if (!matches) return;
-  matches_.resize(static_cast<size_t>((items + 1) * (items + 1)));
   PackedLinear(runtime, embedding_, nullptr, width_, items + 1)
-      .apply(runtime, embedding_, nullptr, items + 1, matches_.data());
+      .apply(runtime, embedding_, nullptr, items + 1, matches_.reserve((items + 1) * (items + 1)));
 }
 
 void CandidateScorer::project(const float* states, int64_t nodes) {
-  float* to = reserve(scores_, nodes * projection_.columns());
+  float* to = scores_.reserve(nodes * projection_.columns());
   projection_.apply(runtime_, states, nullptr, nodes, to);
 }
 

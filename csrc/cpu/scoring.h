@@ -1,10 +1,10 @@
 // The logits and matches of a model that scores candidates by a query: the user model's click and D's favourite item.
 #pragma once
 
-#include <vector>
-
-#include "encoder.h"
+#include "buffer.h"
 #include "kernels.h"
+#include "matmul.h"
+#include "rollout.h"
 
 namespace irecgan::cpu {
 
@@ -36,9 +36,9 @@ class CandidateScorer {
   const int64_t items_;
   const int64_t width_;
   const bool folded_;
-  PackedLinear projection_;     // H -> C + 1 or E
-  std::vector<float> scores_;   // [nodes, C + 1 or E]
-  std::vector<float> matches_;  // [C + 1, C + 1]: e_j . e_l
+  PackedLinear projection_;  // H -> C + 1 or E
+  Buffer<float> scores_;     // [nodes, C + 1 or E]
+  Buffer<float> matches_;    // [C + 1, C + 1]: e_j . e_l
 };
 
 }  // namespace irecgan::cpu

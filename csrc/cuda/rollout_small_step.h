@@ -80,7 +80,7 @@ __device__ void step_layer(const SmallPlan& plan, const SmallMemory& memory, con
       float* state = states + r * width + model.state_at[layer] + unit;
       float* next = memory.spare + (first + r) * plan.spare_width + unit;
       if constexpr (kLstm) {
-        const LstmUnit result =
+        const LstmUnit<float> result =
             lstm_unit(x[0][r] + h[0][r], x[1][r] + h[1][r], x[2][r] + h[2][r], x[3][r] + h[3][r], state[model.stride]);
         *next = result.h;
         state[model.stride] = result.c;

@@ -95,8 +95,8 @@ __global__ void __launch_bounds__(kThreads) cell_kernel(StepsPlan plan, int64_t 
     const float* h = model.recurrent + (plan.op.share ? plan.parent_slot[parent] : node) * gates + unit;
     const float before = old[parent * hidden + unit];
     if constexpr (kLstm) {
-      const LstmUnit result = lstm_unit(x[0] + h[0], x[hidden] + h[hidden], x[2 * hidden] + h[2 * hidden],
-                                        x[3 * hidden] + h[3 * hidden], before);
+      const LstmUnit<float> result = lstm_unit(x[0] + h[0], x[hidden] + h[hidden], x[2 * hidden] + h[2 * hidden],
+                                               x[3 * hidden] + h[3 * hidden], before);
       next[i] = result.h;
       new_states(plan, which, step, 1, layer)[i] = result.c;
     } else {

@@ -32,14 +32,11 @@ IRECGAN_HD float exp_fast(float x) {
   return x < -87.0f ? 0.0f : y;
 }
 
-// exp(x) for x <= 0, the weight of an item relative to the largest of its neighbours: relative error at most
-// 2^-22 + |x| 2^-23; exactly 0 for x < -87.7 (so -inf has weight 0); NaN stays NaN. Shorter than exp_fast: x log2(e) is
-// rounded, instead of reduced by a constant in two parts, and 2^f has a polynomial of degree 5.
-IRECGAN_HD float exp_weight(float x) {
-  const float y = x * 1.44269504f;
-  const float clamped = y < -127.0f ? -127.0f : y;  // this order keeps NaN
-  const float shifted = clamped + 12582912.0f;
-  const float f = clamped - (shifted - 12582912.0f);
+// 2^y for y in [-127, 127]: relative error at most 2^-23; 0 at -127; NaN stays NaN. Polynomial of degree 5 for the part
+// of y that is left when the nearest integer is taken out.
+IRECGAN_HD float power_of_2(float y) {
+  const float shifted = y + 12582912.0f;
+  const float f = y - (shifted - 12582912.0f);
   float p = 1.327647187e-3f;
   p = p * f + 9.675541334e-3f;
   p = p * f + 5.550713274e-2f;
@@ -52,6 +49,14 @@ IRECGAN_HD float exp_weight(float x) {
   float scale;
   std::memcpy(&scale, &bits, sizeof scale);
   return p * scale;
+}
+
+// exp(x) for x <= 0, the weight of an item relative to the largest of its neighbours: relative error at most
+// 2^-22 + |x| 2^-23; exactly 0 for x < -87.7 (so -inf has weight 0); NaN stays NaN. Shorter than exp_fast: x log2(e) is
+// rounded, instead of reduced by a constant in two parts.
+IRECGAN_HD float exp_weight(float x) {
+  const float y = x * 1.44269504f;
+  return power_of_2(y < -127.0f ? -127.0f : y);  // this order keeps NaN
 }
 
 // double: at most 2 ulp from exp(x) for x in [-708, 709]; exactly 0 below -708; NaN stays NaN.
@@ -84,14 +89,15 @@ IRECGAN_HD double exp_fast(double x) {
 
 IRECGAN_HD double exp_weight(double x) { return exp_fast(x); }
 
-IRECGAN_HD float sigmoid_fast(float x) { return 1.0f / (1.0f + exp_fast(-x)); }
-
-// tanh from exp of a non-positive argument; absolute error below 1.5e-7.
-IRECGAN_HD float tanh_fast(float x) {
-  const float a = x < 0.0f ? x : -x;
-  const float e = exp_fast(2.0f * a);
-  const float t = (1.0f - e) / (1.0f + e);
-  return x < 0.0f ? -t : t;
+// exp(x) of a gate's argument, x cut to +-27.7: relative error at most 2^-22 + |x| 2^-23; NaN stays NaN. The cut moves
+// sigmoid and tanh by less than 1e-12, and keeps products of three such numbers finite, so that several gates can share
+// one division. Otherwise as exp_weight.
+IRECGAN_HD float exp_gate(float x) {
+  constexpr float kCut = 40.0f;  // in powers of 2
+  const float y = x * 1.44269504f;
+  const float above = y < -kCut ? -kCut : y;  // this order keeps NaN
+  const float clamped = kCut < above ? kCut : above;
+  return power_of_2(clamped);
 }
 
 }  // namespace irecgan

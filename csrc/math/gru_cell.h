@@ -6,11 +6,16 @@
 namespace irecgan {
 
 // x_*: input projections, biases included; h_*: recurrent projections, biases included; h: previous state.
-IRECGAN_HD float gru_unit(float x_r, float x_z, float x_n, float h_r, float h_z, float h_n, float h) {
-  const float r = sigmoid_fast(x_r + h_r);
-  const float z = sigmoid_fast(x_z + h_z);
-  const float n = tanh_fast(x_n + r * h_n);
-  return n + z * (h - n);
+//   r = sigmoid(x_r + h_r), z = sigmoid(x_z + h_z), n = tanh(x_n + r h_n), result n + z (h - n)
+// With e = exp(-x_z - h_z) and f = exp(-2 (x_n + r h_n)) that is ((1 - f) e + h (1 + f)) / ((1 + f) (1 + e)): one
+// division for two gates. T: float, or a vector of them that exp_gate takes.
+template <typename T>
+IRECGAN_HD T gru_unit(T x_r, T x_z, T x_n, T h_r, T h_z, T h_n, T h) {
+  const T r = 1.0f / (1.0f + exp_gate(-(x_r + h_r)));
+  const T e = exp_gate(-(x_z + h_z));
+  const T f = exp_gate(-2.0f * (x_n + r * h_n));
+  const T sum = 1.0f + f;
+  return ((1.0f - f) * e + h * sum) / (sum * (1.0f + e));
 }
 
 }  // namespace irecgan

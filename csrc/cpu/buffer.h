@@ -1,0 +1,52 @@
+// Working memory of a call, kept for the calls after it: fresh pages cost more than what a small step does in them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+namespace irecgan::cpu {
+
+struct Memory {
+  std::byte* data;  // 64-byte aligned
+  size_t bytes;
+};
+
+// At least `bytes` of memory with whatever contents, given back before or new. From any thread.
+Memory take_memory(size_t bytes);
+// Kept for later, up to 64 MiB in all.
+void give_memory(Memory memory);
+
+// Memory for numbers that only grows, by half at least.
+template <typename T>
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(Buffer&& other) noexcept : memory_(std::exchange(other.memory_, {})) {}
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(memory_, other.memory_);
+    return *this;
+  }
+  ~Buffer() {
+    if (memory_.data != nullptr) give_memory(memory_);
+  }
+
+  // Room for `size` numbers, whose values are lost where memory has to grow.
+  T* reserve(int64_t size) {
+    const size_t bytes = static_cast<size_t>(size) * sizeof(T);
+    if (memory_.bytes < bytes || memory_.data == nullptr) {
+      const size_t more = memory_.bytes + memory_.bytes / 2;
+      if (memory_.data != nullptr) give_memory(std::exchange(memory_, {}));
+      memory_ = take_memory(bytes > more ? bytes : more);
+    }
+    return data();
+  }
+  T* data() { return reinterpret_cast<T*>(memory_.data); }
+  const T* data() const { return reinterpret_cast<const T*>(memory_.data); }
+  bool empty() const { return memory_.data == nullptr; }
+
+ private:
+  Memory memory_{};
+};
+
+}  // namespace irecgan::cpu
