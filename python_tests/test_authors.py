@@ -6,7 +6,7 @@ import torch
 from irecgan_ext.data.authors import read_authors_log, read_authors_mdp
 from irecgan_ext.errors import LogError
 from irecgan_ext.simulators import MDP
-from irecgan_ext.types import BOS, PAD
+from irecgan_ext.types import BOS, END, PAD
 
 SCORE = "0.5 0.25 1\n0 0.75 0.125\n"
 PROB = "0.5 0.5\n0.25 0.75\n1 0\n=====\n0 1\n0.125 0.875\n0.5 0.5\n=====\n"
@@ -69,6 +69,24 @@ def test_log_becomes_censored_sessions_from_bos(tmp_path) -> None:
     assert log.rewards.dtype == torch.float32
     assert log.rewards.tolist() == [[1.0, 1.0], [1.0, 0.0]]
     assert log.states.tolist() == [[0, 1], [0, PAD]]  # before the click; the file gives the state after it
+
+
+def test_ends_are_put_back(tmp_path) -> None:
+    """Each session gets the step that its user left on, with a slate that the log shows in that step's state."""
+    path = tmp_path / "log.txt"
+    path.write_text("1;0;0;;0\n1;1;2;0,2;0\n1;0;0;1,0;0\n2;0;0;;0\n3;0;0;;0\n3;0;1;1,2;0\n3;5;1;2,1;0\n")
+    slates = set()
+    for seed in range(20):
+        log = read_authors_log(path, ends=torch.Generator().manual_seed(seed))
+        log.validate(items=3)
+        assert log.lengths.tolist() == [3, 1, 3]
+        assert not log.censored.any()
+        assert log.clicks.tolist() == [[2, 0, END], [END, PAD, PAD], [1, 1, END]]
+        assert log.rewards.tolist() == [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 0.0]]
+        assert log.states.tolist() == [[0, 1, 0], [0, PAD, PAD], [0, 0, 5]]
+        slates |= {(0, *log.slates[0, 2].tolist()), (0, *log.slates[1, 0].tolist()), (5, *log.slates[2, 2].tolist())}
+    in_state_0 = {(0, 0, 2), (0, 1, 2), (0, 2, 1)}
+    assert slates == in_state_0 | {(5, *slate[1:]) for slate in in_state_0} | {(5, 1, 0)}, "state 5 shows none: any"
 
 
 @pytest.mark.parametrize(

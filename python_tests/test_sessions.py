@@ -365,7 +365,7 @@ def test_authors_text_by_suffix(tmp_path: Path) -> None:
     path.write_text("0;0;4;;1\n0;1;5;5,2;3\n")
     log = load_log(path)
     assert log.items == 6
-    assert log.trajectories.clicks.tolist() == [[5]]
+    assert log.trajectories.clicks.tolist() == [[5, END]]
     assert load_log(path, items=9).items == 9
     with pytest.raises(LogError, match=r"log\.txt: items must be in 0..C-1 \(C = 5\), got 5"):
         load_log(path, items=5)

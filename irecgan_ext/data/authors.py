@@ -20,7 +20,7 @@ from torch import Tensor
 
 from irecgan_ext.errors import LogError
 from irecgan_ext.files import reason
-from irecgan_ext.types import BOS, PAD, Trajectories
+from irecgan_ext.types import BOS, END, PAD, Trajectories
 
 Lines = list[tuple[int, str]]  # non-empty lines of a file with their numbers, from 1
 Step = tuple[int, list[int], int]  # state before the click, slate, click
@@ -54,12 +54,13 @@ def read_authors_mdp(directory: str | os.PathLike[str]) -> tuple[Tensor, Tensor]
     return rewards, transitions.view(states, items, states)
 
 
-def read_authors_log(path: str | os.PathLike[str]) -> Trajectories:
+def read_authors_log(path: str | os.PathLike[str], ends: torch.Generator | None = None) -> Trajectories:
     """Read a log as sessions that start from BOS.
 
-    Every session is `censored`, since the step on which its user left has no row; a session that ended on its first
-    step left no step at all and is dropped. Every recorded step is a click, with reward 1. `states` holds the true
-    state in which each slate was shown.
+    Every recorded step is a click, with reward 1. `states` holds the true state in which each slate was shown. The step on
+    which a user left has no row, only its state is known: without `ends` every session is `censored`, and one that ended
+    on its first step is dropped. With it every session gets that step, whose slate, not recorded, is drawn from those that
+    the log shows in the same state: without any such step users who never leave would be learnt.
 
     Raises:
         LogError: the file is missing, malformed, or holds no step; `FILE: row N: rule` in one line.
@@ -67,6 +68,7 @@ def read_authors_log(path: str | os.PathLike[str]) -> Trajectories:
     path = Path(path)
     sessions: list[list[Step]] = []
     seen: set[int] = set()
+    last_states: list[int] = []  # of the sessions
     current, state = None, 0
     for row, text in _read_lines(path):
         session, next_state, item, slate = _parse_row(path, row, text)
@@ -83,10 +85,27 @@ def read_authors_log(path: str | os.PathLike[str]) -> Trajectories:
         else:
             sessions[-1].append((state, slate, item))
         state = next_state
-    steps = [session for session in sessions if session]
-    if not steps:
+        last_states[len(sessions) - 1 :] = [state]
+    if not any(sessions):
         raise _error(path, None, "must hold a session with at least one click")
-    return _trajectories(steps)
+    if ends is None:
+        return _trajectories([session for session in sessions if session])
+    return _trajectories(_with_ends(sessions, last_states, ends))
+
+
+def _with_ends(sessions: list[list[Step]], last_states: list[int], generator: torch.Generator) -> list[list[Step]]:
+    """The sessions, each with a step more on which its user leaves."""
+    shown: dict[int, list[list[int]]] = {}
+    for session in sessions:
+        for state, slate, _ in session:
+            shown.setdefault(state, []).append(slate)
+    every = [slate for slates in shown.values() for slate in slates]
+    ended = []
+    for session, state in zip(sessions, last_states, strict=True):
+        slates = shown.get(state, every)
+        at = int(torch.randint(len(slates), (), generator=generator))
+        ended.append([*session, (state, slates[at], END)])
+    return ended
 
 
 def _trajectories(sessions: list[list[Step]]) -> Trajectories:
@@ -100,15 +119,16 @@ def _trajectories(sessions: list[list[Step]]) -> Trajectories:
     def pad(values: list[int]) -> Tensor:
         return torch.full((batch, horizon), PAD).masked_scatter(mask, torch.tensor(values))
 
+    clicks = pad([click for _, _, click in flat])
     slates = torch.full((batch, horizon, width), PAD)
     slates[mask] = torch.tensor([slate + [PAD] * (width - len(slate)) for _, slate, _ in flat])
     return Trajectories(
         start=torch.full((batch,), BOS),
         slates=slates,
-        clicks=pad([click for _, _, click in flat]),
-        rewards=mask.float(),
+        clicks=clicks,
+        rewards=(clicks >= 0).float(),
         lengths=lengths,
-        censored=torch.ones(batch, dtype=torch.bool),
+        censored=clicks.gather(1, lengths[:, None] - 1)[:, 0] != END,
         states=pad([state for state, _, _ in flat]),
     )
 

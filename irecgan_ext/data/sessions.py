@@ -68,6 +68,8 @@ class SessionLog:
 def load_log(path: str | Path, *, items: int | None = None) -> SessionLog:
     """Read a log in any of the formats known: the authors' text if the suffix is `.txt`, Parquet otherwise.
 
+    The authors' text lacks the step on which each user left; it is put back as `read_authors_log` says, with one fixed seed.
+
     Args:
         path: file name; `-` reads Parquet from standard input.
         items: C. Default: what the file declares, or else its largest item id + 1.
@@ -77,7 +79,7 @@ def load_log(path: str | Path, *, items: int | None = None) -> SessionLog:
     """
     if Path(path).suffix != ".txt":
         return read_sessions(path, items=items)
-    trajectories = read_authors_log(path)
+    trajectories = read_authors_log(path, ends=torch.Generator().manual_seed(0))
     largest = int(max(trajectories.slates.max(), trajectories.start.max()))
     if items is not None and largest >= items:
         raise LogError(f"{path}: items must be in 0..C-1 (C = {items}), got {largest}")
