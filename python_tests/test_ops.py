@@ -43,7 +43,7 @@ def test_opcheck_rollout(name, cell, reward, layers, completions, scored):
 
 def test_every_operator_is_checked():
     registered = {s.name for s in torch._C._jit_get_all_schemas() if s.name.startswith("irecgan_ext::")}
-    public = ("gumbel_topk", "linear_gumbel_topk", "linear_log_prob", "rollout")
+    public = ("catalogue_sample", "gumbel_topk", "linear_gumbel_topk", "linear_log_prob", "rollout")
     names = {*public, *(f"check_{name}" for name in public), "linear_log_prob_backward"}
     assert registered == {f"irecgan_ext::{name}" for name in names}
 
