@@ -53,7 +53,7 @@ BAD = [
       for value in (0.0, -1.0, math.nan, math.inf)),
     *((flag, value, f"must be finite and not negative, got {value}")
       for flag in ("adversarial.final-rate", "adversarial.lambda-r", "adversarial.lambda-p", "adversarial.log-weight",
-                   "user.weight-decay", "agent.weight-decay", "checkpoint-seconds")
+                   "adversarial.pessimism", "user.weight-decay", "agent.weight-decay", "checkpoint-seconds")
       for value in (-0.5, math.nan, math.inf)),
     *((flag, -1, "must be finite and not negative, got -1")
       for flag in ("adversarial.epochs", "adversarial.r-steps", "adversarial.d-steps", "adversarial.d-epochs",
