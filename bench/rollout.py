@@ -192,7 +192,7 @@ def _workload(models: Models, sessions: int) -> Workload:
     steps, distinct, _, _ = played.work.tolist()
     agent, trajectories = models[1], played.trajectories
     ends = sessions + COMPLETIONS * int((trajectories.lengths - 1).sum())
-    states = agent.encoder(trajectories.inputs())[trajectories.step_mask()]
+    states = agent.encoder.at_steps(trajectories)
     parts = states.split(1024)  # the logits of a large catalogue, a part at a time
     entropies = [torch.distributions.Categorical(logits=agent.logits(part)).entropy() for part in parts]
     return Workload(steps, distinct, 1 - ends / steps, math.exp(float(torch.cat(entropies).mean())))

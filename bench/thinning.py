@@ -43,7 +43,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def session_states(agent: Agent, log: Sessions) -> Tensor:
     """[S, H] states of the agent at random steps of the run's first sessions, at most SESSIONS of them."""
     sessions = log.select(torch.arange(min(len(log), SESSIONS)))
-    states = agent.encoder(sessions.inputs())[sessions.step_mask()]
+    states = agent.encoder.at_steps(sessions)
     return states[torch.randperm(len(states), generator=torch.Generator().manual_seed(0))[:SESSIONS]]
 
 

@@ -75,7 +75,7 @@ def synthetic_log(count: int, items: int) -> PackedSessions:
 def all_logits_loss(agent: Agent, log: Trajectories, config: AdversarialConfig) -> Tensor:
     """`agent_loss` in plain PyTorch: the logits of the clicked steps over the whole catalogue."""
     mask, clicked = log.step_mask(), log.click_mask()
-    logits = agent.head(agent.encoder(log.inputs())[clicked])
+    logits = agent.head(agent.encoder.at_steps(log)[clicked[mask]])
     log_probs = -functional.cross_entropy(logits, log.clicks[clicked], reduction="none")
     returns = losses.agent_returns(torch.ones_like(log.rewards), log.rewards, mask, config.gamma, config.lambda_r)
     return -(returns[clicked] * log_probs).sum() / len(log)

@@ -154,9 +154,14 @@ def _begin(user: UserModel, agent: Agent, discriminator: Discriminator | None, p
     symbols = torch.cat([prefix.start[:, None], prefix.clicks], 1).gather(1, prefix.lengths[:, None])[:, 0]
     sums = zeros
     if discriminator is not None:
-        hidden = discriminator.encoder(prefix.inputs())
-        scores = discriminator.step_scores(hidden, prefix.slates, prefix.clicks, prefix.rewards)
-        sums = torch.where(prefix.step_mask(), scores, 0.0).sum(1)
+        counted = prefix.step_mask()
+        scores = discriminator.step_scores(
+            discriminator.encoder.at_steps(prefix),
+            prefix.slates[counted],
+            prefix.clicks[counted],
+            prefix.rewards[counted],
+        )
+        sums = zeros.new_zeros(counted.shape).masked_scatter(counted, scores).sum(1)
     return _Begin((states[0], states[1], states[2]), torch.arange(len(prefix), device=symbols.device), symbols, sums)
 
 

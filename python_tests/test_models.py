@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+import irecgan_ext.models.encoder as encoder_module
 from irecgan_ext import losses
 from irecgan_ext.models import Agent, Discriminator, Encoder, UserModel
 from irecgan_ext.models.discriminator import TEMPERATURE
@@ -74,6 +75,70 @@ def test_encoder_forward_is_its_steps(cell):
     for t in range(3):
         state = encoder.step(state, symbols[:, t])
         torch.testing.assert_close(encoder.output(state), states[:, t])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_packed_states_are_the_padded_ones(cell, layers):
+    """Without the order of the sessions mattering, and with the same gradients."""
+    encoder = Encoder(*SIZES[:3], layers, cell=cell)
+    batch = sessions().select(torch.tensor([1, 2, 0, 1, 0]))
+    weights = torch.randn(int(batch.lengths.sum()), HIDDEN)
+    padded = encoder(batch.inputs())[batch.step_mask()]
+    expected = torch.autograd.grad((padded * weights).sum(), list(encoder.parameters()))
+    packed = encoder.at_steps(batch)
+    torch.testing.assert_close(packed, padded)
+    found = torch.autograd.grad((packed * weights).sum(), list(encoder.parameters()))
+    torch.testing.assert_close(found, expected)
+
+
+def test_packed_states_of_no_steps():
+    batch = sessions()
+    nothing = Trajectories(
+        start=batch.start,
+        slates=batch.slates[:, :0],
+        clicks=batch.clicks[:, :0],
+        rewards=batch.rewards[:, :0],
+        lengths=torch.zeros(3, dtype=torch.int64),
+        censored=torch.ones(3, dtype=torch.bool),
+    )
+    encoder = Encoder(*SIZES)
+    assert encoder.at_steps(nothing).shape == encoder.at_steps(batch.select(torch.arange(0))).shape == (0, HIDDEN)
+
+
+def test_packed_states_drop_out_as_padded_ones_do():
+    """The share of states dropped, scaled up for it, and the share of clicks that END replaces."""
+    encoder = Encoder(*SIZES[:3], 1, dropout=0.4)
+    batch = sessions().select(torch.tensor([0]).repeat(3000))
+    states, kept = encoder.at_steps(batch), encoder.eval().at_steps(batch)
+    share = (states == 0).double().mean()
+    assert abs(share - 0.4) < 4 * (0.4 * 0.6 / states.numel()) ** 0.5
+    first = states.unflatten(0, (3000, 3))[:, 0].mean(0)
+    torch.testing.assert_close(first, kept[0], atol=0.05, rtol=0)
+    encoder, seen = Encoder(*SIZES[:3], 1, history_dropout=0.6), []
+    embed = encoder.embed
+    encoder.embed = lambda x: seen.append(x) or embed(x)
+    encoder.at_steps(batch)
+    hidden = (seen[0] == END).double().sum() / 6000  # of two clicks per session
+    assert abs(hidden - 0.6) < 4 * (0.6 * 0.4 / 6000) ** 0.5
+    assert int((seen[0] == BOS).sum()) == 3000
+
+
+@pytest.mark.parametrize("factor", [0, 32])
+def test_products_and_mixtures_of_embeddings(monkeypatch, factor):
+    """Through the whole table, and through the candidates' rows alone."""
+    monkeypatch.setattr(encoder_module, "SMALL_CATALOGUE", factor)
+    encoder = Encoder(*SIZES)
+    symbols = torch.tensor([[3, 3, END, PAD], [BOS, 0, 10, 1]])
+    queries, weights = torch.randn(2, EMBEDDING, requires_grad=True), torch.rand(2, 4, requires_grad=True)
+    rows = encoder.embed(symbols)
+    products, mixture = (rows * queries[:, None]).sum(-1), (rows * weights[..., None]).sum(1)
+    inputs = [queries, weights, encoder.embedding.weight]
+    expected = torch.autograd.grad(products.square().sum() + mixture.square().sum(), inputs)
+    torch.testing.assert_close(encoder.products(queries, symbols), products)
+    torch.testing.assert_close(encoder.mixture(weights, symbols), mixture)
+    loss = encoder.products(queries, symbols).square().sum() + encoder.mixture(weights, symbols).square().sum()
+    torch.testing.assert_close(torch.autograd.grad(loss, inputs), expected)
 
 
 @pytest.mark.parametrize("cell", CELLS)

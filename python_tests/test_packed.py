@@ -16,7 +16,7 @@ from irecgan_ext.data.sessions import read_sessions
 from irecgan_ext.errors import LogError
 from irecgan_ext.models import Agent, Discriminator, UserModel
 from irecgan_ext.models import agent as agent_module
-from irecgan_ext.models.ragged import SPREAD, by_width, width_groups
+from irecgan_ext.models.ragged import SPREAD, by_width, time_major, width_groups
 from irecgan_ext.training.batches import minibatches, sample, sizes
 from irecgan_ext.types import PAD, Trajectories
 
@@ -95,6 +95,19 @@ def test_a_damaged_file_is_refused(path: Path, tmp_path: Path) -> None:
     (tmp_path / "log.parquet").write_bytes(path.read_bytes()[:-50])
     with pytest.raises(LogError, match=r"log\.parquet: damaged or truncated Parquet file"):
         read_packed(tmp_path / "log.parquet")
+
+
+def test_time_major_order() -> None:
+    """Against a loop: first steps of all sessions that have one, longest session first, then second steps."""
+    lengths = torch.tensor([2, 0, 4, 1, 2])
+    rows = [[0, 1], [], [2, 3, 4, 5], [6], [7, 8]]
+    by_length = sorted(rows, key=len, reverse=True)
+    expected = [row[step] for step in range(4) for row in by_length if len(row) > step]
+    order, sizes = time_major(lengths)
+    assert order.tolist() == expected
+    assert sizes.tolist() == [4, 3, 1, 1]
+    order, sizes = time_major(lengths[:0])
+    assert len(order) == len(sizes) == 0
 
 
 @pytest.mark.parametrize("widths", [[1], [5, 5, 5], [1, 2, 500, 3, 40, 499, 41], list(range(1, 130))])

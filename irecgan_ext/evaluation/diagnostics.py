@@ -243,7 +243,7 @@ def agent_slate_log_probs(agent: Agent, log: Trajectories) -> Tensor:
     """[B, T] float64: log pi(a_t | s_t) of each counted step's slate as a set; 0 after the end."""
     counted = log.step_mask()
     agent.eval()
-    states, slates = agent.encoder(log.inputs())[counted], log.slates[counted]
+    states, slates = agent.encoder.at_steps(log), log.slates[counted]
     parts = [
         slate_set_log_prob(agent.logits(some), shown)
         for some, shown in zip(states.split(SLATES), slates.split(SLATES), strict=True)

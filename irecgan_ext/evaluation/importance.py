@@ -55,7 +55,7 @@ def step_logits(agent: Agent, sessions: Trajectories, steps: Tensor) -> Iterator
         The place of a part among the A steps, and its logits [part, C].
     """
     with torch.no_grad():
-        states = agent.encoder(sessions.inputs())[steps]
+        states = agent.encoder.at_steps(sessions)[steps[sessions.step_mask()]]
         part = max(1, _LOGITS // agent.encoder.items)
         for first in range(0, len(states), part):
             yield slice(first, first + part), agent.logits(states[first : first + part])

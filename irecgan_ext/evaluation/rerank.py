@@ -101,7 +101,8 @@ def rank_model(model: UserModel | Agent, log: PackedSessions) -> Ranks:
 
 def _rank_batch(model: UserModel | Agent, batch: Trajectories) -> Ranks:
     clicked = batch.click_mask()
-    states, slates, clicks = model.encoder(batch.inputs())[clicked], batch.slates[clicked], batch.clicks[clicked]
+    states = model.encoder.at_steps(batch)[clicked[batch.step_mask()]]
+    slates, clicks = batch.slates[clicked], batch.clicks[clicked]
 
     def columns(rows: Tensor, lists: Tensor) -> Tensor:
         ranks = rank_clicks(score_lists(model, states[rows], lists), lists, clicks[rows])

@@ -56,7 +56,7 @@ def model_values(
     generator = torch.Generator().manual_seed(seed)
     values = torch.zeros(len(step), dtype=torch.float64)
     with torch.no_grad():
-        states = user.encoder(sessions.inputs())[steps]
+        states = user.encoder.at_steps(sessions)[steps[sessions.step_mask()]]
         expected = _quality(user, states, sessions.slates[steps], ahead)
         for part, logits in step_logits(agent, sessions, steps):
             for _ in range(draws):

@@ -46,10 +46,10 @@ class Agent(nn.Module):
 
     def forward(self, trajectories: Trajectories) -> Tensor:
         """[B, T]: log pi(c_t in a_t | s_t) of each clicked item under Eq (4); 0 where nothing was clicked."""
-        clicked = trajectories.click_mask()
-        states = self.encoder(trajectories.inputs())
+        counted, clicked = trajectories.step_mask(), trajectories.click_mask()
+        states = self.encoder.at_steps(trajectories)
         # Only clicked steps are projected onto the catalogue.
-        chosen = self.log_probs(states[clicked], trajectories.clicks[clicked])
+        chosen = self.log_probs(states[clicked[counted]], trajectories.clicks[clicked])
         return states.new_zeros(clicked.shape).masked_scatter(clicked, chosen)
 
     def log_probs(self, states: Tensor, items: Tensor) -> Tensor:

@@ -24,5 +24,7 @@ class Critic(nn.Module):
         self.head = nn.Linear(hidden, 1)
 
     def forward(self, trajectories: Trajectories) -> Tensor:
-        """[B, T] value of the state before each step's slate; steps after the end hold meaningless values."""
-        return self.head(self.encoder(trajectories.inputs()))[..., 0]
+        """[B, T] value of the state before each step's slate; 0 after the end."""
+        counted = trajectories.step_mask()
+        values = self.head(self.encoder.at_steps(trajectories))[:, 0]
+        return values.new_zeros(counted.shape).masked_scatter(counted, values)

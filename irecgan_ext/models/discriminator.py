@@ -56,17 +56,15 @@ class Discriminator(nn.Module):
             [...] scores.
         """
         candidates = functional.pad(slates, (0, 1), value=END)
-        embeddings = self.encoder.embed(candidates)
-        logits = (embeddings @ self.query(states)[..., None])[..., 0].masked_fill(candidates == PAD, -torch.inf)
-        weights = torch.softmax(logits / TEMPERATURE, -1)
-        favourite = (weights[..., None, :] @ embeddings)[..., 0, :]
+        logits = self.encoder.products(self.query(states), candidates).masked_fill(candidates == PAD, -torch.inf)
+        favourite = self.encoder.mixture(torch.softmax(logits / TEMPERATURE, -1), candidates)
         scores = (favourite * self.encoder.embed(clicks)).sum(-1)
         return scores if self.reward_scale is None else scores * self.reward_scale(rewards[..., None])[..., 0]
 
     def forward(self, trajectories: Trajectories) -> Tensor:
         """[B] logits: mean score of the counted steps; D(tau) = sigmoid(logit)."""
         counted = trajectories.step_mask()
-        states = self.encoder(trajectories.inputs())[counted]
+        states = self.encoder.at_steps(trajectories)
         clicks, rewards = trajectories.clicks[counted], trajectories.rewards[counted]
 
         def score(rows: Tensor, lists: Tensor) -> Tensor:

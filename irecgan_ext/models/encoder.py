@@ -6,10 +6,16 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
-from irecgan_ext.types import END, symbol_index
+from irecgan_ext.models.ragged import time_major
+from irecgan_ext.types import END, Trajectories, symbol_index
 
 Cell = Literal["gru", "lstm"]
+
+SMALL_CATALOGUE = (
+    32  # items per candidate up to which a product with the whole table beats gathering the candidates' rows
+)
 
 _CELLS: dict[str, type[nn.GRU | nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -24,9 +30,9 @@ class Encoder(nn.Module):
         layers: L, recurrent layers.
         cell: "gru" or "lstm".
         dropout: probability, in training mode, of dropping an entry of the embedded inputs, of the states between layers and
-            of the states that `forward` returns.
-        history_dropout: probability, in training mode, of hiding a past click from `forward`: END, which is no input
-            otherwise, takes its place. What the state makes of single clicks is then learnt from fewer of them.
+            of the states that are returned.
+        history_dropout: probability, in training mode, of hiding a past click from `forward` and `at_steps`: END, which is
+            no input otherwise, takes its place. What the state makes of single clicks is then learnt from fewer of them.
         embedding_std: standard deviation of the initial embeddings.
 
     Raises:
@@ -71,6 +77,24 @@ class Encoder(nn.Module):
         """[..., E] embeddings of `symbols` ([...] int64: items, END, BOS; PAD gives END's row, for the caller to mask)."""
         return self.embedding(symbol_index(symbols, self.items))
 
+    def products(self, queries: Tensor, symbols: Tensor) -> Tensor:
+        """[..., J]: inner products of `queries` [..., E] with the embeddings of `symbols` [..., J] int64, as in `embed`."""
+        rows = symbol_index(symbols, self.items)
+        if self._is_small(symbols):
+            return (queries @ self.embedding.weight.T).gather(-1, rows)
+        return (self.embedding(rows) @ queries[..., None])[..., 0]
+
+    def mixture(self, weights: Tensor, symbols: Tensor) -> Tensor:
+        """[..., E]: sum of the embeddings of `symbols` [..., J] int64, as in `embed`, weighted with `weights` [..., J]."""
+        rows = symbol_index(symbols, self.items)
+        if self._is_small(symbols):
+            whole = weights.new_zeros(*weights.shape[:-1], self.items + 2)
+            return whole.scatter_add(-1, rows, weights) @ self.embedding.weight
+        return (weights[..., None, :] @ self.embedding(rows))[..., 0, :]
+
+    def _is_small(self, symbols: Tensor) -> bool:
+        return self.items <= SMALL_CATALOGUE * symbols.shape[-1]
+
     def forward(self, symbols: Tensor) -> Tensor:
         """States after each input.
 
@@ -80,12 +104,27 @@ class Encoder(nn.Module):
         Returns:
             [B, T, H]: at t, the state that has consumed inputs 0..t.
         """
-        if self.training and self.history_dropout > 0:
-            hidden = torch.rand(symbols.shape, device=symbols.device) < self.history_dropout
-            hidden[:, :1] = False
-            symbols = torch.where(hidden, END, symbols)
-        states, _ = self.rnn(self.dropout(self.embed(symbols)))
+        states, _ = self.rnn(self.dropout(self.embed(self._hide(symbols))))
         return self.dropout(states)
+
+    def at_steps(self, sessions: Trajectories) -> Tensor:
+        """[S, H]: the states before the slates of the S counted steps, session by session, as `forward` has them at
+        `sessions.step_mask()`; nothing is computed for steps after a session's end."""
+        order, batch_sizes = time_major(sessions.lengths)
+        if not len(order):
+            return self.embedding.weight.new_zeros(0, self.rnn.hidden_size)
+        symbols = self._hide(sessions.inputs())[sessions.step_mask()]
+        inputs = self.dropout(self.embed(symbols[order]))
+        states = self.rnn(PackedSequence(inputs, batch_sizes))[0].data
+        return self.dropout(torch.zeros_like(states).index_copy(0, order, states))
+
+    def _hide(self, symbols: Tensor) -> Tensor:
+        """`symbols` [B, T], in training mode with past clicks hidden as `history_dropout` says."""
+        if not self.training or self.history_dropout == 0:
+            return symbols
+        hidden = torch.rand(symbols.shape, device=symbols.device) < self.history_dropout
+        hidden[:, :1] = False
+        return torch.where(hidden, END, symbols)
 
     def disable_dropout(self) -> None:
         """Switch `dropout` off for good, in training mode too; history dropout stays."""

@@ -1,4 +1,4 @@
-"""Lists of different lengths without padding all of them to the longest."""
+"""Lists and sessions of different lengths without padding all of them to the longest."""
 
 from __future__ import annotations
 
@@ -33,6 +33,24 @@ def width_groups(slates: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     order = group.argsort(stable=True)
     for rows in order.split(torch.unique_consecutive(group[order], return_counts=True)[1].tolist()):
         yield rows, slates[rows, : int(widths[rows].max())]
+
+
+def time_major(lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """The order in which a recurrent network takes in the steps of sessions that stand one after the other.
+
+    Args:
+        lengths: [B] int64, 0 or more; S their sum.
+
+    Returns:
+        order [S] int64: the first step of each session that has one, longest session first, then their second steps, and so
+        on; and batch_sizes [longest] int64 on the CPU, how many sessions have a first, second, ... step. Both are what a
+        `torch.nn.utils.rnn.PackedSequence` is made of.
+    """
+    begins = lengths.cumsum(0) - lengths
+    longest_first = lengths.argsort(descending=True, stable=True)
+    steps = torch.arange(int(lengths.max()) if len(lengths) else 0, device=lengths.device)[:, None]
+    reached = steps < lengths[longest_first]
+    return (begins[longest_first] + steps)[reached], reached.sum(1).to("cpu")  # where PackedSequence wants them
 
 
 def by_width(function: Callable[[Tensor, Tensor], Tensor], slates: Tensor) -> Tensor:

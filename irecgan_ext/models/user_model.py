@@ -59,7 +59,7 @@ class UserModel(nn.Module):
             [..., K + 1]: the slate in order, END last; -inf for PAD.
         """
         candidates = functional.pad(slates, (0, 1), value=END)
-        logits = (self.encoder.embed(candidates) @ self.query(states)[..., None])[..., 0]
+        logits = self.encoder.products(self.query(states), candidates)
         return logits.masked_fill(candidates == PAD, -torch.inf)
 
     def click_log_probs(self, states: Tensor, slates: Tensor, clicks: Tensor) -> Tensor:
@@ -94,15 +94,18 @@ class UserModel(nn.Module):
             log p(c_t | s_t, a_t), [B, T], 0 after the end (an item that a slate holds twice counts twice); and for binary
             rewards log p(r_t | s_t, c_t), [B, T], 0 where nothing was clicked, otherwise None.
         """
-        states = self.encoder(trajectories.inputs())
+        states = self.encoder.at_steps(trajectories)
         counted, clicked = trajectories.step_mask(), trajectories.click_mask()
-        chosen = self.click_log_probs(states[counted], trajectories.slates[counted], trajectories.clicks[counted])
-        clicks = states.new_zeros(counted.shape).masked_scatter(counted, chosen)
+        zeros = states.new_zeros(counted.shape)
+        chosen = self.click_log_probs(states, trajectories.slates[counted], trajectories.clicks[counted])
+        clicks = zeros.masked_scatter(counted, chosen)
         if self.reward_query is None:
             return clicks, None
-        reward_logits = self.reward_logits(states, trajectories.clicks)
-        loss = functional.binary_cross_entropy_with_logits(reward_logits, trajectories.rewards, reduction="none")
-        return clicks, torch.where(clicked, -loss, 0.0)
+        reward_logits = self.reward_logits(states[clicked[counted]], trajectories.clicks[clicked])
+        loss = functional.binary_cross_entropy_with_logits(
+            reward_logits, trajectories.rewards[clicked], reduction="none"
+        )
+        return clicks, zeros.masked_scatter(clicked, -loss)
 
     @torch.no_grad()
     def expectations(self, trajectories: Trajectories, log_odds: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -113,9 +116,13 @@ class UserModel(nn.Module):
 
         Returns:
             survival [B, T]: probability of a click rather than END; reward [B, T]: expected r_t, equal to it in mode
-            "survival". Steps after the end hold meaningless values.
+            "survival". Both are 0 after the end.
         """
-        return self.expectations_of(self.encoder(trajectories.inputs()), trajectories.slates, log_odds)
+        counted = trajectories.step_mask()
+        odds = None if log_odds is None else log_odds[counted]
+        values = self.expectations_of(self.encoder.at_steps(trajectories), trajectories.slates[counted], odds)
+        survival, reward = (value.new_zeros(counted.shape).masked_scatter(counted, value) for value in values)
+        return survival, reward
 
     @torch.no_grad()
     def expectations_of(self, states: Tensor, slates: Tensor, log_odds: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -138,8 +138,8 @@ def update_discriminator(run: Run, unit: Unit, logged: Sessions, generated: Traj
     )
     right = torch.zeros(2, device=run.device)
     for real, fake in zip(real_order, fake_order):
-        real_logits = discriminator(logged.select(real))
-        fake_logits = discriminator(generated.select(fake))
+        both = discriminator(Trajectories.cat([logged.select(real), generated.select(fake)]))
+        real_logits, fake_logits = both.split([len(real), len(fake)])
         loss = losses.discriminator_loss(real_logits, fake_logits)
         unit.values["d_loss"] = run.descend(optimiser, loss, "discriminator's loss")
         right += torch.stack([(real_logits > 0).sum(), (fake_logits <= 0).sum()])

@@ -94,8 +94,8 @@ def played_weights(run: Run, sessions: Trajectories) -> Tensor:
 def slate_log_probs(agent: Agent, batch: Trajectories) -> Tensor:
     """[B, T]: exact Plackett-Luce log-probability of each counted step's slate, in order; 0 after the end."""
     counted = batch.step_mask()
-    states = agent.encoder(batch.inputs())
-    chosen = agent.over_catalogue(losses.plackett_luce_log_prob, states[counted], batch.slates[counted])
+    states = agent.encoder.at_steps(batch)
+    chosen = agent.over_catalogue(losses.plackett_luce_log_prob, states, batch.slates[counted])
     return states.new_zeros(counted.shape).masked_scatter(counted, chosen)
 
 

@@ -27,7 +27,7 @@ def estimate_logging_policy(run: Run) -> Agent:
 
     def loss(log: Trajectories) -> Tensor:
         counted = log.step_mask()
-        states = logging.encoder(log.inputs())[counted]
+        states = logging.encoder.at_steps(log)
         shown = logging.over_catalogue(estimators.shown_log_probs, states, log.slates[counted])
         return -shown.sum() / len(log)
 
@@ -43,7 +43,7 @@ def log_support(run: Run, sessions: Trajectories) -> Tensor:
     How much rarer than the likeliest item the log would show each; 0 after a session's end and for PAD.
     """
     logging, counted = logging_policy(run).eval(), sessions.step_mask()
-    states = logging.encoder(sessions.inputs())[counted]
+    states = logging.encoder.at_steps(sessions)
     slates = sessions.slates[counted]
     chosen = logging.over_catalogue(_below_likeliest, states, slates)
     return states.new_zeros(sessions.slates.shape).masked_scatter(counted[..., None], chosen)

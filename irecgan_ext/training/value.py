@@ -50,8 +50,8 @@ def session_log_probs(agent: Agent, batch: Trajectories) -> Tensor:
     """[B, T] what a baseline weighs where Eq (10) acts by clicks: log pi(c_t | s_t) of a clicked item, and the slate's exact
     log-probability at END steps, where there is none; 0 after the end."""
     counted = batch.step_mask()
-    states = agent.encoder(batch.inputs())
+    states = agent.encoder.at_steps(batch)
     clicks = batch.clicks[counted]
-    left = agent.over_catalogue(losses.plackett_luce_log_prob, states[counted], batch.slates[counted])
-    chosen = torch.where(clicks >= 0, agent.log_probs(states[counted], clicks.clamp(min=0)), left)
+    left = agent.over_catalogue(losses.plackett_luce_log_prob, states, batch.slates[counted])
+    chosen = torch.where(clicks >= 0, agent.log_probs(states, clicks.clamp(min=0)), left)
     return states.new_zeros(counted.shape).masked_scatter(counted, chosen)
