@@ -42,7 +42,7 @@ def changed(flag: str, value: Any) -> TrainConfig:
 
 BAD = [
     *((flag, value, f"must be positive and finite, got {value}")
-      for flag in ("log-sessions", "slate-size", "threads", "user.epochs", "agent.epochs", "user.batch", "agent.batch",
+      for flag in ("log-sessions", "slate-size", "threads", "user.epochs", "agent.epochs", "user.batch", "agent.batch", "user.min-updates", "agent.min-updates",
                    "discriminator.batch", "adversarial.generated", "adversarial.completions", "adversarial.user-batch",
                    "adversarial.agent-batch", "critic.epochs", "online.iterations", "online.updates", "online.epochs")
       for value in (0, -1)),

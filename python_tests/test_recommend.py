@@ -168,17 +168,30 @@ def test_a_prepared_log_numbers_its_own_items(tmp_path: Path, capfd: pytest.Capt
 
 
 def test_unknown_items_are_counted(run: Path, command: Any) -> None:
+    """And left out, as an agent that learnt from whole histories never met one."""
     text = "[3, 99, 4]\n[1]\n"
     status, out, error = command("--k", 4, stdin=text)
     assert status == 0
-    assert lines(out)[0]["items"] == expected(run, [BOS, 3, END, 4], 4, [3, 4])
-    assert error.endswith("1 items in 1 histories are not in the catalogue: read as clicks on something unknown\n")
-    status, out, error = command("--k", 4, "--unknown", "drop", stdin=text)
     assert lines(out)[0]["items"] == expected(run, [BOS, 3, 4], 4, [3, 4])
-    assert error.endswith(": left out\n")
+    assert error.endswith("1 items in 1 histories are not in the catalogue: left out\n")
+    assert command("--k", 4, "--unknown", "drop", stdin=text) == (0, out, error)
+    status, out, error = command("--k", 4, "--unknown", "hide", stdin=text)
+    assert lines(out)[0]["items"] == expected(run, [BOS, 3, END, 4], 4, [3, 4])
+    assert error.endswith(": read as clicks on something unknown\n")
     status, out, error = command("--k", 4, "--unknown", "error", "--out", "o.jsonl", stdin=text)
     assert (status, error) == (2, "error: -: history 0: item 99 is not in the catalogue\n")
     assert os.listdir() == []
+
+
+def test_history_dropout_teaches_what_unknown_means(tmp_path: Path, command: Any) -> None:
+    flags = [*FLAGS, "--model.history-dropout", "0.2", "--out", str(tmp_path / "dropout")]
+    assert cli.run_command(train.main, TrainConfig, prog="train", args=flags) == 0
+    arguments = [str(tmp_path / "dropout"), "--k", "4", "--out", str(tmp_path / "lists.jsonl"), "--histories"]
+    (tmp_path / "h.jsonl").write_text("[3, 99, 4]\n")
+    arguments.append(str(tmp_path / "h.jsonl"))
+    assert cli.run_command(recommend.main, recommend.RecommendOptions, prog="recommend", args=arguments) == 0
+    found = lines((tmp_path / "lists.jsonl").read_text())[0]["items"]
+    assert found == expected(tmp_path / "dropout", [BOS, 3, END, 4], 4, [3, 4])
 
 
 def test_ids_of_the_outside_come_back(run: Path, command: Any) -> None:

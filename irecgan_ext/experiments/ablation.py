@@ -29,6 +29,7 @@ FIXED = {
     "lstm-cell": ("LSTM cells", ["--model.cell", "lstm"]),
     "click": ("clicked item's log-probability", ["--adversarial.action", "click"]),
     "slate": ("slate's log-probability", ["--adversarial.action", "slate"]),
+    "history-dropout": ("half of the clicks hidden from the agent", ["--model.history-dropout", "0.5"]),
     "value-baseline": ("learnt value baseline", ["--adversarial.value-baseline"]),
 }
 """Variants: title and flags. One whose flags change nothing in the preset is IRecGAN itself and is left out."""

@@ -42,9 +42,9 @@ class ModelConfig:
     """Dropout of the user model in training."""
     agent_dropout: float = 0.3
     """Dropout of the agent in pre-training; off in its policy gradient, which needs (nearly) the policy that acted."""
-    history_dropout: float = 0.5
-    """Probability of hiding a past click from the agent in training: it learns what holds for most histories first, and
-    follows the user model's guesses about single ones less."""
+    history_dropout: float = 0.0
+    """Probability of hiding a past click from the agent in training: what holds for most histories is then learnt first, and
+    single clicks, unknown ones among them, mean less."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,9 @@ class PretrainConfig:
     patience: int = 4
     """Stop after so many epochs without a better held-out loss; the best epoch is kept."""
     batch: int = 128
-    """Sessions per update."""
+    """Sessions per update, at most."""
+    min_updates: int = 10
+    """Updates per epoch, at least: a small log is cut into smaller batches."""
     decay: float = 0.85
     """Factor on the step size after each epoch."""
     weight_decay: float = 0.0
@@ -266,9 +268,9 @@ def preset(name: Preset) -> TrainConfig:
         quick,
         preset="paper",
         out=Path("runs/paper"),
-        model=ModelConfig("lstm", 50, 512, 2, user_dropout=0.2, agent_dropout=0.2, history_dropout=0.0),
-        user=PretrainConfig(5e-4, 50, batch=32, decay=1.0),
-        agent=PretrainConfig(1e-4, 50, batch=32, decay=1.0),
+        model=ModelConfig("lstm", 50, 512, 2, user_dropout=0.2, agent_dropout=0.2),
+        user=PretrainConfig(5e-4, 50, batch=32, min_updates=1, decay=1.0),
+        agent=PretrainConfig(1e-4, 50, batch=32, min_updates=1, decay=1.0),
         discriminator=DiscriminatorConfig(1e-4, 3, 32),
         critic=CriticConfig(5e-4),
         adversarial=AdversarialConfig(

@@ -106,7 +106,8 @@ def train_epoch(
     model.train()
     total = 0.0
     rate = config.learning_rate * config.decay**unit.index
-    for index in minibatches(sizes(run.train), config.batch, unit.generator):
+    batch_size = max(1, min(config.batch, len(run.train) // config.min_updates))
+    for index in minibatches(sizes(run.train), batch_size, unit.generator):
         batch = run.train.select(index)
         if before is not None:
             before(batch)

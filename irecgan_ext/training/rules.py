@@ -23,6 +23,8 @@ def _check_signs(config: TrainConfig) -> None:
         "slate-size": config.slate_size,
         "user.batch": config.user.batch,
         "agent.batch": config.agent.batch,
+        "user.min-updates": config.user.min_updates,
+        "agent.min-updates": config.agent.min_updates,
         "discriminator.batch": config.discriminator.batch,
         "adversarial.generated": config.adversarial.generated,
         "evaluation.max-steps": config.evaluation.max_steps,
