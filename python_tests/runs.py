@@ -48,7 +48,15 @@ def tiny_log(sessions: int = 60, *, binary: bool = False, seed: int = 0) -> Traj
 
 def tiny_config(**adversarial: Any) -> TrainConfig:
     """Two epochs of everything, hidden states of 8; `adversarial` sets options of that phase."""
-    options = {"epochs": 2, "r_steps": 2, "generated": 16, "completions": 2, "max_steps": 5, **adversarial}
+    options = {
+        "epochs": 2,
+        "r_steps": 2,
+        "generated": 16,
+        "completions": 2,
+        "max_steps": 5,
+        "log_anchor": 0.0,
+        **adversarial,
+    }
     return TrainConfig(
         quiet=True,
         model=ModelConfig(embedding=4, hidden=8),

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import ITEMS, SLATE, copied, make_run, tiny_config
 
 from irecgan_ext.evaluation.coverage import evaluate_policy
 from irecgan_ext.evaluation.policies import AgentPolicy
@@ -24,6 +23,7 @@ from irecgan_ext.training.config import AdversarialConfig, ModelConfig, Pretrain
 from irecgan_ext.training.metrics import read_metrics
 from irecgan_ext.training.outcome import Outcome
 from irecgan_ext.training.run import Diverged, Run
+from runs import ITEMS, SLATE, copied, make_run, tiny_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -87,6 +87,24 @@ def test_training_repeats_itself(tmp_path: Path) -> None:
         weights.append(run.models.state_dict())
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
     assert not all(torch.equal(value, weights[2][key]) for key, value in weights[0].items())
+
+
+def test_the_anchor_is_a_weight_over_the_size_of_the_log(tmp_path: Path) -> None:
+    """40 logged sessions: 20 / 40 is the weight 0.5, and adds to another."""
+    weights = []
+    for name, options in (
+        ("weight", {"log_weight": 0.5}),
+        ("anchor", {"log_anchor": 20.0}),
+        ("both", {"log_weight": 0.25, "log_anchor": 10.0}),
+        ("neither", {}),
+    ):
+        run = make_run(tmp_path / name, tiny_config(**options))
+        train_irecgan(run)
+        run.close()
+        weights.append(run.models.agent.state_dict())
+    for key, value in weights[0].items():
+        assert torch.equal(weights[1][key], value) and torch.equal(weights[2][key], value)
+    assert not all(torch.equal(weights[3][key], value) for key, value in weights[0].items())
 
 
 @pytest.mark.parametrize("units", range(1, 7))

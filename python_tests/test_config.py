@@ -26,7 +26,7 @@ def test_the_paper_preset_is_the_paper() -> None:
     paper = preset("paper")
     assert (paper.model.cell, paper.model.hidden, paper.model.layers, paper.model.embedding) == ("lstm", 512, 2, 50)
     assert paper.adversarial.action == "click"
-    assert (paper.adversarial.logged_ratio, paper.adversarial.log_weight) == (10, 10)
+    assert (paper.adversarial.logged_ratio, paper.adversarial.log_weight, paper.adversarial.log_anchor) == (10, 10, 0)
     assert (paper.adversarial.gamma, paper.adversarial.lambda_r) == (0.9, 3)
     assert (paper.model.history_dropout, paper.adversarial.average, paper.adversarial.centre_q) == (0, 0, False)
 
@@ -42,7 +42,8 @@ def changed(flag: str, value: Any) -> TrainConfig:
 
 BAD = [
     *((flag, value, f"must be positive and finite, got {value}")
-      for flag in ("log-sessions", "slate-size", "threads", "user.epochs", "agent.epochs", "user.batch", "agent.batch", "user.min-updates", "agent.min-updates",
+      for flag in ("log-sessions", "slate-size", "threads", "user.epochs", "agent.epochs", "user.batch", "agent.batch",
+                   "user.min-updates", "agent.min-updates",
                    "discriminator.batch", "adversarial.generated", "adversarial.completions", "adversarial.user-batch",
                    "adversarial.agent-batch", "critic.epochs", "online.iterations", "online.updates", "online.epochs")
       for value in (0, -1)),
@@ -53,6 +54,7 @@ BAD = [
       for value in (0.0, -1.0, math.nan, math.inf)),
     *((flag, value, f"must be finite and not negative, got {value}")
       for flag in ("adversarial.final-rate", "adversarial.lambda-r", "adversarial.lambda-p", "adversarial.log-weight",
+                   "adversarial.log-anchor",
                    "adversarial.pessimism", "user.weight-decay", "agent.weight-decay", "checkpoint-seconds")
       for value in (-0.5, math.nan, math.inf)),
     *((flag, -1, "must be finite and not negative, got -1")

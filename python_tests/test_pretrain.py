@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import copied, make_run, tiny_config
 
 from irecgan_ext.training.config import PretrainConfig
 from irecgan_ext.training.metrics import read_metrics
 from irecgan_ext.training.pretrain import agent_loss, held_out, pretrain_agent, pretrain_user, user_loss
 from irecgan_ext.training.run import Diverged, Run
+from runs import copied, make_run, tiny_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,6 +50,20 @@ def test_agent_learns_to_expect_the_clicks(tmp_path: Path) -> None:
     assert all(math.isfinite(record[name]) for record in read_metrics(tmp_path) for name in ("loss", "loss_valid"))
     for name, value in agent.state_dict().items():
         assert not torch.equal(value, first[name]), name
+
+
+@pytest.mark.parametrize(("batch", "least", "updates"), [(16, 1, 3), (16, 10, 10), (3, 1, 14), (16, 60, 40)])
+def test_a_small_log_is_cut_into_smaller_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, least: int, updates: int
+) -> None:
+    """40 sessions: at least `least` updates, unless there are fewer sessions."""
+    user = PretrainConfig(1e-2, 1, batch=batch, min_updates=least)
+    run, seen = make_run(tmp_path, replace(tiny_config(), user=user)), []
+    descend = run.descend
+    monkeypatch.setattr(run, "descend", lambda *args: seen.append(args) or descend(*args))
+    pretrain_user(run)
+    run.close()
+    assert len(seen) == updates
 
 
 def test_held_out_is_the_mean_over_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

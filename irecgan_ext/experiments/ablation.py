@@ -29,6 +29,7 @@ FIXED = {
     "lstm-cell": ("LSTM cells", ["--model.cell", "lstm"]),
     "click": ("clicked item's log-probability", ["--adversarial.action", "click"]),
     "slate": ("slate's log-probability", ["--adversarial.action", "slate"]),
+    "no-anchor": ("agent not held to the log", ["--adversarial.log-anchor", "0"]),
     "history-dropout": ("half of the clicks hidden from the agent", ["--model.history-dropout", "0.5"]),
     "value-baseline": ("learnt value baseline", ["--adversarial.value-baseline"]),
 }

@@ -43,15 +43,16 @@ def update_agent(
     optimiser = run.optimiser("adversarial_agent", agent, rate, weight_decay=0.0)
     fake = played.trajectories
     weights = generated_weights(run, unit, played, critic, trace)
+    log_weight = config.log_weight + config.log_anchor / len(run.train)
     order = torch.randperm(len(fake), generator=unit.generator, device=unit.generator.device)
     agent.train()
     for part in order.split(config.agent_batch):
         batch = fake.select(part)
         loss = on_policy_loss(agent, batch, weights[part, : batch.horizon], config, valued=critic is not None)
-        if config.log_weight > 0:
+        if log_weight > 0:
             real = logged.select(draw(len(logged), len(part), unit.generator))
             on_log = agent_loss(agent, real, config) if logged_loss is None else logged_loss(real)
-            loss = loss + config.log_weight * on_log
+            loss = loss + log_weight * on_log
         unit.values["agent_loss"] = run.descend(optimiser, loss, "agent's loss", rate)
         run.update_average("agent", config.average)
 

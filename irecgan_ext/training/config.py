@@ -116,9 +116,12 @@ class AdversarialConfig:
     """Weight of the rewards in the agent's returns."""
     lambda_p: float = 1.0
     """Weight of the reward term in the user model's likelihood."""
-    log_weight: float = 0.002
+    log_weight: float = 0.0
     """Weight of the logged sessions' mean in the agent's update, beside 1 for the generated ones' mean. The paper pools both,
     which weighs the logged ones logged_ratio."""
+    log_anchor: float = 20.0
+    """A further weight of the logged sessions' mean is this over the number of logged sessions: the smaller the log, the more
+    the user model errs, and the more the agent is held to what the log itself shows. Beyond the paper."""
     action: Literal["click", "slate"] = "slate"
     """What the agent's gradient takes as its action on generated sessions: the clicked item, as in Eq (10), or the whole
     slate with its exact Plackett-Luce probability and centred returns."""
@@ -286,6 +289,7 @@ def preset(name: Preset) -> TrainConfig:
             user_batch=32,
             agent_batch=32,
             log_weight=10.0,
+            log_anchor=0.0,
             action="click",
             pessimism=0.0,
             centre_q=False,

@@ -66,6 +66,7 @@ def _check_signs(config: TrainConfig) -> None:
         "adversarial.lambda-r": config.adversarial.lambda_r,
         "adversarial.lambda-p": config.adversarial.lambda_p,
         "adversarial.log-weight": config.adversarial.log_weight,
+        "adversarial.log-anchor": config.adversarial.log_anchor,
         "adversarial.pessimism": config.adversarial.pessimism,
         "adversarial.entropy": config.adversarial.entropy,
         "evaluation.seed": config.evaluation.seed,
