@@ -1,4 +1,7 @@
-"""Where does an adversarial epoch of the quick preset spend its time, and what would it take with the eager rollout?"""
+"""Where does an adversarial epoch of the quick preset spend its time, and what would it take with the eager rollout?
+
+And, once: what share of a whole training, pre-training included, do the rollouts take?
+"""
 
 from __future__ import annotations
 
@@ -37,13 +40,15 @@ LOSSES = "losses and gradients (lines 12, 13, 18)"
 OPTIMISER = "optimiser's steps (lines 12, 13, 18)"
 REST = "rest: sampling logged sessions, bookkeeping"
 EPOCH = "whole epoch"
+TRAINING = "whole training"
 
 Seconds = dict[str, float]  # by part
 Play = Callable[..., Rollout]
 
 
 def run(threads: Sequence[int], quick: bool) -> list[dict[str, Any]]:
-    """Rows of results: per number of threads, the parts of an epoch with the native rollout, and with the eager one.
+    """Rows of results: per number of threads, the parts of an epoch with the native rollout, and with the eager one, and the
+    rollouts' part of one training.
 
     Every timed epoch starts from the same pre-trained models and is the first of its run; the two kinds take turns.
     """
@@ -59,6 +64,9 @@ def run(threads: Sequence[int], quick: bool) -> list[dict[str, Any]]:
         for number in threads:
             with harness.thread_count(number):
                 rows += _measure(first, config, Path(directory), number, QUICK_ROUNDS if quick else ROUNDS)
+                own = short_training(QUICK_LOG_SESSIONS, epochs=1) if quick else preset("quick")
+                whole = [_training(own, Path(directory) / f"training-{number}")]
+                rows += _rows("native, all of training", whole, whole, (SCORED, PLAIN, TRAINING), number)
     return rows
 
 
@@ -70,22 +78,36 @@ def _measure(first: Run, config: TrainConfig, directory: Path, threads: int, rou
             seconds = _epoch(first, config, directory / "epoch", play)
             if number > 0:  # the first round warms up
                 times[name].append(seconds)
-    rows = []
-    for name, seconds in times.items():
-        for part in (SCORED, PLAIN, LOSSES, OPTIMISER, REST, EPOCH):
-            mine, native = [s[part] for s in seconds], [s[part] for s in times["native"]]
-            rows.append(
-                {
-                    "rollout": name,
-                    "threads": threads,
-                    "part": part,
-                    "ms (quartiles)": harness.Spread.of([1e3 * x for x in mine]),
-                    "% of the epoch (quartiles)": harness.Spread.of([100 * s[part] / s[EPOCH] for s in seconds]),
-                    "time / native (quartiles)": harness.Spread.of([x / y for x, y in zip(mine, native)]),
-                    "rounds": rounds,
-                }
-            )
-    return rows
+    parts = (SCORED, PLAIN, LOSSES, OPTIMISER, REST, EPOCH)
+    return [row for name, seconds in times.items() for row in _rows(name, seconds, times["native"], parts, threads)]
+
+
+def _rows(
+    name: str, rounds: Sequence[Seconds], native: Sequence[Seconds], parts: Sequence[str], threads: int
+) -> list[dict[str, Any]]:
+    """A row per part of the rounds; the last part is the whole."""
+    return [
+        {
+            "rollout": name,
+            "threads": threads,
+            "part": part,
+            "ms (quartiles)": harness.Spread.of([1e3 * seconds[part] for seconds in rounds]),
+            "% of the whole (quartiles)": harness.Spread.of([100 * s[part] / s[parts[-1]] for s in rounds]),
+            "time / native (quartiles)": harness.Spread.of([x[part] / y[part] for x, y in zip(rounds, native)]),
+            "rounds": len(rounds),
+        }
+        for part in parts
+    ]
+
+
+def _training(config: TrainConfig, directory: Path) -> Seconds:
+    """Seconds of a training with `config` as a user would start it, and of its rollouts."""
+    run = start(replace(config, quiet=True, device=device.current().type), directory)
+    clock = Clock()
+    with _timed_functions(clock, rollout), clock.time(TRAINING):
+        adversarial.train_irecgan(run)
+    run.close()
+    return clock.seconds
 
 
 def _epoch(first: Run, config: TrainConfig, directory: Path, play: Play) -> Seconds:

@@ -66,6 +66,13 @@ def test_parts_of_an_epoch_add_up(quick_run):
         whole = ms.pop("whole epoch")
         assert len(ms) == 5 and min(ms.values()) > 0
         assert sum(ms.values()) == pytest.approx(whole)  # one round: no medians of several
+    training = {
+        row["part"]: row["ms (quartiles)"]["median"]
+        for row in content["results"]["train_epoch"]
+        if row["rollout"] == "native, all of training"
+    }
+    whole = training.pop("whole training")
+    assert len(training) == 2 and min(training.values()) > 0 and sum(training.values()) < whole
 
 
 def test_scaling_is_drawn(quick_run):
