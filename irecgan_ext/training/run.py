@@ -158,7 +158,7 @@ class Run:
     def optimiser(self, name: str, module: nn.Module, learning_rate: float, **options: Any) -> torch.optim.Optimizer:
         """The AdamW optimiser `name` of `module`, made or restored on first use."""
         if name not in self.optimisers:
-            optimiser = torch.optim.AdamW(module.parameters(), lr=learning_rate, **options)
+            optimiser = torch.optim.AdamW(module.parameters(), lr=learning_rate, fused=True, **options)
             if name in self._optimiser_states:
                 optimiser.load_state_dict(self._optimiser_states.pop(name))
             self.optimisers[name] = optimiser
