@@ -209,7 +209,7 @@ class TrainConfig:
     """
 
     preset: Preset = "quick"
-    """quick: a small GRU, one to two minutes on two cores. paper: the paper's sizes (LSTM, 2 x 512), hours."""
+    """quick: a small GRU, less than a minute on two cores. paper: the paper's sizes (LSTM, 2 x 512), hours."""
     method: MethodName = "irecgan"
     """What to train. lstm: the user model alone, recommending its most clickable items. pg: the agent alone, by policy
     gradient on the log. irecgan: both, by Algorithm 1. lstmd: the same run, for its user model. pgis: pg with importance
