@@ -95,7 +95,7 @@ main(replace(preset("quick"), device=sys.argv[1], quiet=True, out=Path(sys.argv[
 fi
 part "train quick" 90 "$PYTHON" "${train[@]}"
 for question in rollout gumbel_topk linear_gumbel_topk linear_log_prob train_epoch scaling; do
-  part "bench $question" 120 "$PYTHON" -m bench "$question" --device "$DEVICE" "${bench_flags[@]}" \
+  part "bench $question" 180 "$PYTHON" -m bench "$question" --device "$DEVICE" "${bench_flags[@]}" \
     --json "$OUT/results/${DEVICE}_$question.json"
 done
 part registers 60 "$PYTHON" .ci/ptxas.py

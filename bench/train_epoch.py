@@ -102,7 +102,8 @@ def _rows(
 
 def _training(config: TrainConfig, directory: Path) -> Seconds:
     """Seconds of a training with `config` as a user would start it, and of its rollouts."""
-    run = start(replace(config, quiet=True, device=device.current().type), directory)
+    with torch.device("cpu"):
+        run = start(replace(config, quiet=True, device=device.current().type), directory)
     clock = Clock()
     with _timed_functions(clock, rollout), clock.time(TRAINING):
         adversarial.train_irecgan(run)

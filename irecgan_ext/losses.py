@@ -216,15 +216,14 @@ def plackett_luce_log_prob(logits: Tensor, slates: Tensor) -> Tensor:
     return log_conditionals(logits, slates).sum(-1)
 
 
-def policy_entropy(logits: Tensor, mask: Tensor) -> Tensor:
-    """Entropy bonus: 1/B sum_t -sum_i pi_i log pi_i, in nats.
+def policy_entropy(logits: Tensor) -> Tensor:
+    """Entropy of Eq (4)'s softmax: -sum_i pi_i log pi_i, in nats.
 
     Args:
-        logits: [B, T, C] float; -inf excludes an item. mask: [B, T] bool, counted steps.
+        logits: [..., C] float; -inf excludes an item.
 
     Returns:
-        [] mean over sequences of the sum over counted steps; at most T log C.
+        [...], at most log C.
     """
     log_probs = functional.log_softmax(logits, -1)
-    entropy = -(log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0.0)).sum(-1)
-    return torch.where(mask, entropy, 0.0).sum() / len(mask)
+    return -(log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0.0)).sum(-1)

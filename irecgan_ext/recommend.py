@@ -55,7 +55,8 @@ class RecommendOptions:
     online test."""
     unknown: Literal["auto", "hide", "drop", "error"] = "auto"
     """Items that are not in the catalogue: hide reads them as a click on something unknown, drop leaves them out, error stops.
-    auto: hide where the agent was trained with history dropout, which teaches it what a hidden click is, otherwise drop."""
+    auto: hide where the agent was trained with history dropout, otherwise drop: without it the agent never learnt what a hidden
+    click is, and hide feeds it noise."""
     input_format: Literal["jsonl", "csv", "parquet"] | None = None
     """Of the histories. None: by the suffix; JSON lines from standard input."""
     output_format: Literal["jsonl", "csv", "parquet"] | None = None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from irecgan_ext import ops
 from irecgan_ext.models import Agent, Discriminator, Encoder, UserModel
+from irecgan_ext.models.ragged import spread
 from irecgan_ext.types import BOS, PAD, Trajectories
 
 
@@ -161,7 +162,7 @@ def _begin(user: UserModel, agent: Agent, discriminator: Discriminator | None, p
             prefix.clicks[counted],
             prefix.rewards[counted],
         )
-        sums = zeros.new_zeros(counted.shape).masked_scatter(counted, scores).sum(1)
+        sums = spread(scores, counted).sum(1)
     return _Begin((states[0], states[1], states[2]), torch.arange(len(prefix), device=symbols.device), symbols, sums)
 
 

@@ -181,7 +181,7 @@ def test_with_a_value_baseline_survival_still_improves(tmp_path: Path, action: s
     """The simulator's rewards are survival alone: sampled slates must earn more than before the adversarial phase."""
     gains, errors = [], []
     for seed in (0, 1, 2):
-        options = {"value_baseline": True, "action": action, "log_weight": 0.0, "discriminator": "constant"}
+        options = {"value_baseline": True, "action": action, "log_anchor": 0.0, "discriminator": "constant"}
         run = easy_run(tmp_path / str(seed), "irecgan", seed, **options)
         run.config = replace(run.config, critic=CriticConfig(2e-2))
         train_irecgan(run)

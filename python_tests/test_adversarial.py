@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import ITEMS, SLATE, copied, make_run, tiny_config, tiny_log
 
 from irecgan_ext.evaluation.coverage import evaluate_policy
 from irecgan_ext.evaluation.policies import AgentPolicy
@@ -17,13 +18,12 @@ from irecgan_ext.simulators.mdp import MDP, simulate
 from irecgan_ext.simulators.policies import MaxPolicy, RandomPolicy
 from irecgan_ext.training import adversarial
 from irecgan_ext.training.adversarial import generate, train_irecgan
-from irecgan_ext.training.agent_update import slate_log_probs
+from irecgan_ext.training.agent_update import logged_weight, slate_log_probs
 from irecgan_ext.training.batches import split
 from irecgan_ext.training.config import AdversarialConfig, ModelConfig, PretrainConfig, TrainConfig
 from irecgan_ext.training.metrics import read_metrics
 from irecgan_ext.training.outcome import Outcome
 from irecgan_ext.training.run import Diverged, Run
-from runs import ITEMS, SLATE, copied, make_run, tiny_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -69,7 +69,7 @@ def test_every_model_learns_and_every_value_is_finite(tmp_path: Path, action: st
 
 @pytest.mark.parametrize("centre_q", [False, True])
 def test_other_variants_run(tmp_path: Path, centre_q: bool) -> None:
-    options = {"centre_q": centre_q, "max_steps": None, "trace": 1.0, "log_weight": 0.0, "user_batch": 3, "d_epochs": 2}
+    options = {"centre_q": centre_q, "max_steps": None, "trace": 1.0, "user_batch": 3, "d_epochs": 2}
     config = replace(tiny_config(**options), model=ModelConfig("lstm", 4, 8, 2))
     run = make_run(tmp_path, config)
     train_irecgan(run)
@@ -107,11 +107,19 @@ def test_the_anchor_is_a_weight_over_the_size_of_the_log(tmp_path: Path) -> None
     assert not all(torch.equal(weights[3][key], value) for key, value in weights[0].items())
 
 
+def test_what_the_agent_gathered_is_no_anchor(tmp_path: Path) -> None:
+    run = make_run(tmp_path, tiny_config(log_anchor=20.0, log_weight=0.25))
+    assert logged_weight(run) == 0.75
+    run.gather(tiny_log(10))
+    assert logged_weight(run) == 0.25
+    run.close()
+
+
 @pytest.mark.parametrize("units", range(1, 7))
 def test_resumed_after_any_unit_ends_with_the_same_weights(
     tmp_path: Path, units: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = replace(tiny_config(action="slate"), checkpoint_seconds=0.0)
+    config = replace(tiny_config(action="slate", log_weight=0.5), checkpoint_seconds=0.0)
     whole = make_run(tmp_path / "whole", config)
     train_irecgan(whole)
     whole.close()
@@ -202,12 +210,13 @@ def test_no_rounds_leave_the_pretrained_models(tmp_path: Path) -> None:
 
 
 def test_dropout_of_the_agent_ends_with_its_pretraining(tmp_path: Path) -> None:
-    run = make_run(tmp_path)
+    model = ModelConfig(embedding=4, hidden=8, history_dropout=0.5)
+    run = make_run(tmp_path, replace(tiny_config(), model=model))
     encoder = run.models.agent.encoder
     assert encoder.dropout.p > 0
     train_irecgan(run)
     assert (encoder.dropout.p, encoder.rnn.dropout) == (0, 0)
-    assert encoder.history_dropout == run.config.model.history_dropout
+    assert encoder.history_dropout == 0.5
     run.close()
 
 
@@ -269,8 +278,7 @@ def test_an_entropy_bonus_keeps_the_policy_spread(tmp_path: Path) -> None:
         train_irecgan(run)
         run.close()
         agent = run.models.agent.eval()
-        logits = agent.logits(agent.encoder(run.valid.inputs()))
-        entropies.append(policy_entropy(logits, run.valid.step_mask()).item())
+        entropies.append(policy_entropy(agent.logits(agent.encoder.at_steps(run.valid))).mean().item())
     assert entropies[1] > entropies[0] + 0.1
 
 
@@ -303,7 +311,7 @@ def test_it_learns_what_to_recommend(tmp_path: Path, action: str) -> None:
     train, valid = split(log, 0.1, torch.Generator().manual_seed(0))
     config = TrainConfig(
         quiet=True,
-        model=ModelConfig(embedding=8, hidden=16, history_dropout=0.0),
+        model=ModelConfig(embedding=8, hidden=16),
         user=PretrainConfig(1e-2, 6, batch=32),
         agent=PretrainConfig(1e-2, 3, batch=32),
         adversarial=AdversarialConfig(
@@ -315,7 +323,7 @@ def test_it_learns_what_to_recommend(tmp_path: Path, action: str) -> None:
             agent_learning_rate=1e-2,
             final_rate=1.0,
             average=0.5,
-            log_weight=0.0,
+            log_anchor=0.0,
             action=action,
         ),
     )

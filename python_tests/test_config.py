@@ -28,6 +28,7 @@ def test_the_paper_preset_is_the_paper() -> None:
     assert paper.adversarial.action == "click"
     assert (paper.adversarial.logged_ratio, paper.adversarial.log_weight, paper.adversarial.log_anchor) == (10, 10, 0)
     assert (paper.adversarial.gamma, paper.adversarial.lambda_r) == (0.9, 3)
+    assert (paper.user.min_updates, paper.agent.min_updates) == (1, 1)
     assert (paper.model.history_dropout, paper.adversarial.average, paper.adversarial.centre_q) == (0, 0, False)
 
 

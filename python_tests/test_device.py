@@ -31,8 +31,8 @@ from irecgan_ext.training.run import Run
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PACKAGE = Path(irecgan_ext.__file__).parent
-# Simulated users, logs and files are there, whatever the device.
-ON_THE_CPU = ("simulators/", "data/", "training/checkpoint.py")
+# Simulated users, logs and files are there, whatever the device; and the order in which a packed batch is taken in.
+ON_THE_CPU = ("simulators/", "data/", "training/checkpoint.py", "models/ragged.py")
 
 
 MAKERS, LEAVERS = frozenset(_device_constructors()), {torch.Tensor.cpu, torch.Tensor.numpy}
@@ -43,7 +43,8 @@ class ExplicitDevice(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if (func in MAKERS and kwargs.get("device") is None) or func in LEAVERS:
+        leaves = func in LEAVERS or (func is torch.Tensor.to and args[1:2] == ("cpu",))
+        if (func in MAKERS and kwargs.get("device") is None) or leaves:
             frame = sys._getframe(1)
             name = frame.f_code.co_filename
             if name.startswith(str(PACKAGE)) and not name[len(str(PACKAGE)) + 1 :].startswith(ON_THE_CPU):

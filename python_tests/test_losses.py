@@ -132,16 +132,18 @@ def test_plackett_luce_of_one_item_is_log_softmax():
 
 def test_policy_entropy():
     logits = torch.zeros(2, 3, 8)
-    close(losses.policy_entropy(logits, MASK), 4 * math.log(8) / 2)
-    logits[..., 2:] = -torch.inf
-    close(losses.policy_entropy(logits, MASK), 4 * math.log(2) / 2)
+    close(losses.policy_entropy(logits), torch.full((2, 3), math.log(8)))
+    logits[1, :, 2:] = -torch.inf
+    close(losses.policy_entropy(logits), torch.tensor([[math.log(8)] * 3, [math.log(2)] * 3]))
+    skewed = torch.tensor([0.5, 0.25, 0.25]).log()
+    close(losses.policy_entropy(skewed), torch.tensor(1.5 * math.log(2)))
 
 
 def test_policy_entropy_gradient():
     logits = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(4), requires_grad=True)
-    assert gradcheck(lambda x: losses.policy_entropy(x, MASK), logits)
+    assert gradcheck(losses.policy_entropy, logits)
     excluded = logits.detach().index_fill(-1, torch.tensor([0]), -torch.inf).requires_grad_()
-    losses.policy_entropy(excluded, MASK).backward()
+    losses.policy_entropy(excluded).sum().backward()
     assert bool(excluded.grad.isfinite().all()) and bool((excluded.grad[..., 0] == 0).all())
 
 

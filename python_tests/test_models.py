@@ -141,6 +141,15 @@ def test_products_and_mixtures_of_embeddings(monkeypatch, factor):
     torch.testing.assert_close(torch.autograd.grad(loss, inputs), expected)
 
 
+@pytest.mark.parametrize("factor", [0, 32])
+def test_products_broadcast(monkeypatch, factor):
+    monkeypatch.setattr(encoder_module, "SMALL_CATALOGUE", factor)
+    encoder, queries = Encoder(*SIZES), torch.randn(3, 1, EMBEDDING)
+    symbols = torch.tensor([[[3, END], [BOS, 0], [10, 1], [2, 2]]])
+    expected = (queries[:, :, None] * encoder.embed(symbols)).sum(-1)
+    torch.testing.assert_close(encoder.products(queries, symbols), expected)
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_encoder_embeds_symbols(cell):
     encoder = Encoder(*SIZES, cell=cell)

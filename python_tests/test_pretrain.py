@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import copied, make_run, tiny_config
 
 from irecgan_ext.training.config import PretrainConfig
 from irecgan_ext.training.metrics import read_metrics
 from irecgan_ext.training.pretrain import agent_loss, held_out, pretrain_agent, pretrain_user, user_loss
 from irecgan_ext.training.run import Diverged, Run
-from runs import copied, make_run, tiny_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

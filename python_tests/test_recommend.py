@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from ragged_logs import write_prepared_by_hand
+from runs import FLAGS
 
 from irecgan_ext import cli, recommend, train
 from irecgan_ext.data.histories import read_histories
@@ -25,7 +26,6 @@ from irecgan_ext.serving import Recommender
 from irecgan_ext.training.config import TrainConfig
 from irecgan_ext.training.trained import load_trained
 from irecgan_ext.types import BOS, END
-from runs import FLAGS
 
 ITEMS = 50
 

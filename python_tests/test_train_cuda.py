@@ -23,8 +23,8 @@ pytestmark = [
 @pytest.mark.parametrize("action", ["click", "slate"])
 def test_the_numbers_of_the_cpu(tmp_path, action):
     # Dropout draws from the device's own generator, so without it.
-    plain = ModelConfig(embedding=4, hidden=8, user_dropout=0.0, agent_dropout=0.0, history_dropout=0.0)
-    config = replace(tiny_config(action=action), model=plain)
+    plain = ModelConfig(embedding=4, hidden=8, user_dropout=0.0, agent_dropout=0.0)
+    config = replace(tiny_config(action=action, log_weight=0.5), model=plain)
     log = tiny_log()
     train, valid = log.select(torch.arange(40)), log.select(torch.arange(40, 60))
     records = {}

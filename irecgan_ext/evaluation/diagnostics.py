@@ -26,6 +26,7 @@ from torch import Tensor
 
 from irecgan_ext.evaluation.policies import AgentPolicy
 from irecgan_ext.models import Agent, Discriminator, UserModel
+from irecgan_ext.models.ragged import spread
 from irecgan_ext.rollout import rollout
 from irecgan_ext.simulators.likelihood import session_law, slate_log_probs
 from irecgan_ext.simulators.mdp import MDP, simulate
@@ -248,7 +249,7 @@ def agent_slate_log_probs(agent: Agent, log: Trajectories) -> Tensor:
         slate_set_log_prob(agent.logits(some), shown)
         for some, shown in zip(states.split(SLATES), slates.split(SLATES), strict=True)
     ]
-    return torch.zeros(counted.shape, dtype=torch.float64).masked_scatter(counted, torch.cat(parts))
+    return spread(torch.cat(parts), counted)
 
 
 def slate_set_log_prob(logits: Tensor, slates: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def step_logits(agent: Agent, sessions: Trajectories, steps: Tensor) -> Iterator
     """The agent's logits, some steps at a time.
 
     Args:
-        steps: [B, T] bool, A of them true.
+        steps: [B, T] bool, A counted steps.
 
     Yields:
         The place of a part among the A steps, and its logits [part, C].

@@ -45,7 +45,7 @@ def model_values(
 
     Args:
         user, agent: in evaluation mode. sessions: the log.
-        steps: [B, T] bool, the A steps wanted.
+        steps: [B, T] bool, the A counted steps wanted.
         later: [T + 1] float64, v: what the steps from t on are worth to a session that comes so far; None for 0, the value of
             the step alone.
         draws: slates per step. seed: of the draws.

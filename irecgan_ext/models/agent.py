@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from irecgan_ext import ops
 from irecgan_ext.models.encoder import Cell, Encoder
+from irecgan_ext.models.ragged import spread
 from irecgan_ext.types import Trajectories
 
 LARGE_CATALOGUE = 5_000  # items from which on no [S, C] logits are held
@@ -50,7 +51,7 @@ class Agent(nn.Module):
         states = self.encoder.at_steps(trajectories)
         # Only clicked steps are projected onto the catalogue.
         chosen = self.log_probs(states[clicked[counted]], trajectories.clicks[clicked])
-        return states.new_zeros(clicked.shape).masked_scatter(clicked, chosen)
+        return spread(chosen, clicked)
 
     def log_probs(self, states: Tensor, items: Tensor) -> Tensor:
         """[S]: log pi(item | s) under Eq (4), for `items` [S] int64 in `states` [S, H]. Large catalogues take no [S, C]."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from irecgan_ext.models.encoder import Cell, Encoder
+from irecgan_ext.models.ragged import spread
 from irecgan_ext.types import Trajectories
 
 
@@ -25,6 +26,4 @@ class Critic(nn.Module):
 
     def forward(self, trajectories: Trajectories) -> Tensor:
         """[B, T] value of the state before each step's slate; 0 after the end."""
-        counted = trajectories.step_mask()
-        values = self.head(self.encoder.at_steps(trajectories))[:, 0]
-        return values.new_zeros(counted.shape).masked_scatter(counted, values)
+        return spread(self.head(self.encoder.at_steps(trajectories))[:, 0], trajectories.step_mask())

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from irecgan_ext.models.encoder import Cell, Encoder
-from irecgan_ext.models.ragged import by_width
+from irecgan_ext.models.ragged import by_width, spread
 from irecgan_ext.models.user_model import RewardMode, check_reward
 from irecgan_ext.types import END, PAD, Trajectories
 
@@ -71,7 +71,7 @@ class Discriminator(nn.Module):
             return self.step_scores(states[rows], lists, clicks[rows], rewards[rows])
 
         scores = by_width(score, trajectories.slates[counted])
-        return states.new_zeros(counted.shape).masked_scatter(counted, scores).sum(1) / trajectories.lengths
+        return spread(scores, counted).sum(1) / trajectories.lengths
 
     def rollout_parameters(self) -> list[Tensor]:
         """Flat list that the rollout operator reads: embedding, recurrent layers, query, reward scale if binary."""

@@ -13,9 +13,8 @@ from irecgan_ext.types import END, Trajectories, symbol_index
 
 Cell = Literal["gru", "lstm"]
 
-SMALL_CATALOGUE = (
-    32  # items per candidate up to which a product with the whole table beats gathering the candidates' rows
-)
+# Items per candidate up to which a product with the whole table beats gathering the candidates' rows.
+SMALL_CATALOGUE = 32
 
 _CELLS: dict[str, type[nn.GRU | nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -78,10 +77,14 @@ class Encoder(nn.Module):
         return self.embedding(symbol_index(symbols, self.items))
 
     def products(self, queries: Tensor, symbols: Tensor) -> Tensor:
-        """[..., J]: inner products of `queries` [..., E] with the embeddings of `symbols` [..., J] int64, as in `embed`."""
+        """[..., J]: inner products of `queries` [..., E] with the embeddings of `symbols` [..., J] int64, as in `embed`.
+
+        The leading dimensions are broadcast.
+        """
         rows = symbol_index(symbols, self.items)
         if self._is_small(symbols):
-            return (queries @ self.embedding.weight.T).gather(-1, rows)
+            shape = torch.broadcast_shapes(queries.shape[:-1], symbols.shape[:-1])
+            return (queries @ self.embedding.weight.T).expand(*shape, -1).gather(-1, rows.expand(*shape, -1))
         return (self.embedding(rows) @ queries[..., None])[..., 0]
 
     def mixture(self, weights: Tensor, symbols: Tensor) -> Tensor:

@@ -43,14 +43,22 @@ def time_major(lengths: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         order [S] int64: the first step of each session that has one, longest session first, then their second steps, and so
-        on; and batch_sizes [longest] int64 on the CPU, how many sessions have a first, second, ... step. Both are what a
-        `torch.nn.utils.rnn.PackedSequence` is made of.
+        on; and batch_sizes [longest] int64 on the CPU, where PackedSequence wants them: how many sessions have a first, second,
+        ... step. Both are what a `torch.nn.utils.rnn.PackedSequence` is made of.
     """
-    begins = lengths.cumsum(0) - lengths
-    longest_first = lengths.argsort(descending=True, stable=True)
-    steps = torch.arange(int(lengths.max()) if len(lengths) else 0, device=lengths.device)[:, None]
-    reached = steps < lengths[longest_first]
-    return (begins[longest_first] + steps)[reached], reached.sum(1).to("cpu")  # where PackedSequence wants them
+    here = lengths.cpu()  # one wait for the device
+    begins = here.cumsum(0) - here
+    longest_first = here.argsort(descending=True, stable=True)
+    steps = torch.arange(int(here.max()) if len(here) else 0, device=here.device)[:, None]
+    reached = steps < here[longest_first]
+    return (begins[longest_first] + steps)[reached].to(lengths.device), reached.sum(1)
+
+
+def spread(values: Tensor, mask: Tensor) -> Tensor:
+    """[B, T, ...]: `values` [S, ...] where `mask` [B, T] bool is true, session by session; 0 elsewhere."""
+    shape = (*mask.shape, *values.shape[1:])
+    inside = mask.reshape(*mask.shape, *[1] * (values.dim() - 1))
+    return values.new_zeros(shape).masked_scatter(inside, values)
 
 
 def by_width(function: Callable[[Tensor, Tensor], Tensor], slates: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from irecgan_ext.models.encoder import Cell, Encoder
-from irecgan_ext.models.ragged import by_width
+from irecgan_ext.models.ragged import by_width, spread
 from irecgan_ext.types import END, PAD, Trajectories
 
 RewardMode = Literal["survival", "binary"]
@@ -96,16 +96,15 @@ class UserModel(nn.Module):
         """
         states = self.encoder.at_steps(trajectories)
         counted, clicked = trajectories.step_mask(), trajectories.click_mask()
-        zeros = states.new_zeros(counted.shape)
         chosen = self.click_log_probs(states, trajectories.slates[counted], trajectories.clicks[counted])
-        clicks = zeros.masked_scatter(counted, chosen)
+        clicks = spread(chosen, counted)
         if self.reward_query is None:
             return clicks, None
         reward_logits = self.reward_logits(states[clicked[counted]], trajectories.clicks[clicked])
         loss = functional.binary_cross_entropy_with_logits(
             reward_logits, trajectories.rewards[clicked], reduction="none"
         )
-        return clicks, zeros.masked_scatter(clicked, -loss)
+        return clicks, spread(-loss, clicked)
 
     @torch.no_grad()
     def expectations(self, trajectories: Trajectories, log_odds: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -120,9 +119,8 @@ class UserModel(nn.Module):
         """
         counted = trajectories.step_mask()
         odds = None if log_odds is None else log_odds[counted]
-        values = self.expectations_of(self.encoder.at_steps(trajectories), trajectories.slates[counted], odds)
-        survival, reward = (value.new_zeros(counted.shape).masked_scatter(counted, value) for value in values)
-        return survival, reward
+        survival, reward = self.expectations_of(self.encoder.at_steps(trajectories), trajectories.slates[counted], odds)
+        return spread(survival, counted), spread(reward, counted)
 
     @torch.no_grad()
     def expectations_of(self, states: Tensor, slates: Tensor, log_odds: Tensor | None = None) -> tuple[Tensor, Tensor]:

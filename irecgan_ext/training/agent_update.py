@@ -9,6 +9,7 @@ from torch import Tensor
 
 from irecgan_ext import losses
 from irecgan_ext.models import Agent, Critic
+from irecgan_ext.models.ragged import spread
 from irecgan_ext.packed import Sessions
 from irecgan_ext.rollout import Rollout
 from irecgan_ext.training.batches import draw
@@ -43,7 +44,7 @@ def update_agent(
     optimiser = run.optimiser("adversarial_agent", agent, rate, weight_decay=0.0)
     fake = played.trajectories
     weights = generated_weights(run, unit, played, critic, trace)
-    log_weight = config.log_weight + config.log_anchor / len(run.train)
+    log_weight = logged_weight(run)
     order = torch.randperm(len(fake), generator=unit.generator, device=unit.generator.device)
     agent.train()
     for part in order.split(config.agent_batch):
@@ -55,6 +56,12 @@ def update_agent(
             loss = loss + log_weight * on_log
         unit.values["agent_loss"] = run.descend(optimiser, loss, "agent's loss", rate)
         run.update_average("agent", config.average)
+
+
+def logged_weight(run: Run) -> float:
+    """Weight of the logged sessions' mean in the agent's update. Sessions that the agent itself gathered are no anchor."""
+    config = run.config.adversarial
+    return config.log_weight + (config.log_anchor / len(run.train) if run.gathered is None else 0.0)
 
 
 def on_policy_loss(
@@ -74,8 +81,8 @@ def on_policy_loss(
     # Where clicks alone act, an END step has log-probability 0 and no gradient.
     loss = losses.agent_policy_gradient(log_probs, weights, batch.step_mask())
     if config.entropy > 0:
-        logits = agent.logits(agent.encoder(batch.inputs()))
-        loss = loss - config.entropy * losses.policy_entropy(logits, batch.step_mask())
+        logits = agent.logits(agent.encoder.at_steps(batch))
+        loss = loss - config.entropy * losses.policy_entropy(logits).sum() / len(batch)
     return loss
 
 
@@ -97,7 +104,7 @@ def slate_log_probs(agent: Agent, batch: Trajectories) -> Tensor:
     counted = batch.step_mask()
     states = agent.encoder.at_steps(batch)
     chosen = agent.over_catalogue(losses.plackett_luce_log_prob, states, batch.slates[counted])
-    return states.new_zeros(counted.shape).masked_scatter(counted, chosen)
+    return spread(chosen, counted)
 
 
 def scores(played: Rollout) -> Tensor:

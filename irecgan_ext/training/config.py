@@ -120,8 +120,9 @@ class AdversarialConfig:
     """Weight of the logged sessions' mean in the agent's update, beside 1 for the generated ones' mean. The paper pools both,
     which weighs the logged ones logged_ratio."""
     log_anchor: float = 20.0
-    """A further weight of the logged sessions' mean is this over the number of logged sessions: the smaller the log, the more
-    the user model errs, and the more the agent is held to what the log itself shows. Beyond the paper."""
+    """A further weight of the logged sessions' mean is this over the number of sessions learnt from: the smaller the log, the
+    more the user model errs, and the more the agent (of irecgan, pgu, acu) is held to what the log itself shows. Beyond the
+    paper; not of irecgan-online, whose sessions the agent itself gathered."""
     action: Literal["click", "slate"] = "slate"
     """What the agent's gradient takes as its action on generated sessions: the clicked item, as in Eq (10), or the whole
     slate with its exact Plackett-Luce probability and centred returns."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from irecgan_ext import estimators
 from irecgan_ext.models import Agent
+from irecgan_ext.models.ragged import spread
 from irecgan_ext.training.pretrain import epochs
 from irecgan_ext.training.run import Run
 from irecgan_ext.types import Trajectories
@@ -46,7 +47,7 @@ def log_support(run: Run, sessions: Trajectories) -> Tensor:
     states = logging.encoder.at_steps(sessions)
     slates = sessions.slates[counted]
     chosen = logging.over_catalogue(_below_likeliest, states, slates)
-    return states.new_zeros(sessions.slates.shape).masked_scatter(counted[..., None], chosen)
+    return spread(chosen, counted)
 
 
 def _below_likeliest(logits: Tensor, slates: Tensor) -> Tensor:

@@ -161,6 +161,8 @@ class Run:
             optimiser = torch.optim.AdamW(module.parameters(), lr=learning_rate, fused=True, **options)
             if name in self._optimiser_states:
                 optimiser.load_state_dict(self._optimiser_states.pop(name))
+                for group in optimiser.param_groups:
+                    group["fused"] = True  # a checkpoint brings its own setting
             self.optimisers[name] = optimiser
         return self.optimisers[name]
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from irecgan_ext import estimators, losses
 from irecgan_ext.models import Agent, Critic
+from irecgan_ext.models.ragged import spread
 from irecgan_ext.training.batches import minibatches
 from irecgan_ext.training.run import Run, Unit
 from irecgan_ext.types import Trajectories
@@ -54,4 +55,4 @@ def session_log_probs(agent: Agent, batch: Trajectories) -> Tensor:
     clicks = batch.clicks[counted]
     left = agent.over_catalogue(losses.plackett_luce_log_prob, states, batch.slates[counted])
     chosen = torch.where(clicks >= 0, agent.log_probs(states, clicks.clamp(min=0)), left)
-    return states.new_zeros(counted.shape).masked_scatter(counted, chosen)
+    return spread(chosen, counted)
