@@ -183,12 +183,12 @@ def test_unknown_items_are_counted(run: Path, command: Any) -> None:
     assert os.listdir() == []
 
 
-def test_history_dropout_teaches_what_unknown_means(tmp_path: Path, command: Any) -> None:
+def test_history_dropout_teaches_what_unknown_means(tmp_path: Path) -> None:
     flags = [*FLAGS, "--model.history-dropout", "0.2", "--out", str(tmp_path / "dropout")]
     assert cli.run_command(train.main, TrainConfig, prog="train", args=flags) == 0
-    arguments = [str(tmp_path / "dropout"), "--k", "4", "--out", str(tmp_path / "lists.jsonl"), "--histories"]
     (tmp_path / "h.jsonl").write_text("[3, 99, 4]\n")
-    arguments.append(str(tmp_path / "h.jsonl"))
+    arguments = [str(tmp_path / "dropout"), "--k", "4", "--histories", str(tmp_path / "h.jsonl")]
+    arguments += ["--out", str(tmp_path / "lists.jsonl")]
     assert cli.run_command(recommend.main, recommend.RecommendOptions, prog="recommend", args=arguments) == 0
     found = lines((tmp_path / "lists.jsonl").read_text())[0]["items"]
     assert found == expected(tmp_path / "dropout", [BOS, 3, END, 4], 4, [3, 4])
