@@ -12,6 +12,8 @@
 
 #include <cstdint>
 
+#include "../math/exp.h"
+
 namespace irecgan::cpu {
 namespace {
 
@@ -47,20 +49,39 @@ inline __m512 fold_16(__m512 (&v)[16]) {
   return _mm512_shuffle_f32x4(sums, sums, _MM_SHUFFLE(3, 1, 2, 0));
 }
 
-// Sums of the weights of 16 blocks of 64 items, relative to `shift`. Not inlined: its constants need their registers.
-__attribute__((noinline)) void sums_of_16_blocks(const float* x, float shift, float* sums) {
+// bounded_sums (block.h) of up to 16 blocks. Not inlined: its constants need their registers.
+__attribute__((noinline)) uint32_t bounded_sums_of_blocks(const float* x, int64_t blocks, float shift, float* sums) {
   __m512 lanes[16];
-  const __m512 from = _mm512_set1_ps(shift);
+  __m512i highest = _mm512_setzero_si512();
+  const auto bound = [&](const float* items) {
+    const __m512 y = _mm512_sub_ps(_mm512_loadu_ps(items), _mm512_set1_ps(shift));
+    const __m512 fixed = _mm512_fmadd_ps(y, _mm512_set1_ps(WeightBound::kScale), _mm512_set1_ps(WeightBound::kOne));
+    const __m512i bits = _mm512_castps_si512(_mm512_max_ps(_mm512_set1_ps(WeightBound::kZero), fixed));  // keeps NaN
+    highest = _mm512_max_epu32(highest, bits);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, WeightBound::kShift));
+  };
+  for (int64_t b = blocks; b < 16; ++b) lanes[b] = _mm512_setzero_ps();
 #pragma GCC unroll 1
-  for (int64_t b = 0; b < 16; ++b) {
+  for (int64_t b = 0; b < blocks; ++b) {
     const float* block = x + b * 64;
-    __m512 sum = exp_weight_16(_mm512_sub_ps(_mm512_loadu_ps(block), from));
-#pragma GCC unroll 3
-    for (int64_t i = 16; i < 64; i += 16)
-      sum = _mm512_add_ps(sum, exp_weight_16(_mm512_sub_ps(_mm512_loadu_ps(block + i), from)));
-    lanes[b] = sum;
+    const __m512 low = _mm512_add_ps(bound(block), bound(block + 16));
+    lanes[b] = _mm512_add_ps(low, _mm512_add_ps(bound(block + 32), bound(block + 48)));
   }
-  _mm512_storeu_ps(sums, fold_16(lanes));
+  _mm512_mask_storeu_ps(sums, static_cast<__mmask16>((1u << blocks) - 1u), fold_16(lanes));
+  return _mm512_reduce_max_epu32(highest);
+}
+
+// Appends first + i of the 16 values[i] below `limit` to found[0..count), in order; writes up to 16 entries. Returns
+// the new count.
+inline int64_t append_below_16(const float* values, float limit, int64_t first, int64_t* found, int64_t count) {
+  const __mmask16 below = _mm512_cmp_ps_mask(_mm512_loadu_ps(values), _mm512_set1_ps(limit), _CMP_LT_OQ);
+  const __m512i low = _mm512_add_epi64(_mm512_set1_epi64(first), _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7));
+  const auto low_below = static_cast<__mmask8>(below), high_below = static_cast<__mmask8>(below >> 8);
+  _mm512_storeu_si512(found + count, _mm512_maskz_compress_epi64(low_below, low));
+  count += __builtin_popcount(low_below);
+  const __m512i high = _mm512_add_epi64(low, _mm512_set1_epi64(8));
+  _mm512_storeu_si512(found + count, _mm512_maskz_compress_epi64(high_below, high));
+  return count + __builtin_popcount(high_below);
 }
 
 // philox4x32_10 (math/philox.h) of 16 counters: even and odd ones in 64-bit lanes, whose upper halves may hold anything
@@ -109,27 +130,35 @@ inline __m512d prefix_8(__m512d v) {
   return _mm512_add_pd(v, lanes_up<4>(v));
 }
 
-// The sums of 8 vectors' lanes at once.
-inline __m512d fold_8(const __m512d (&v)[8]) {
+// The last lanes of 8 vectors.
+inline __m512d last_of_8(const __m512d (&v)[8]) {
   __m512d pairs[4];
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i)
-    pairs[i] = _mm512_add_pd(_mm512_unpacklo_pd(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_pd(v[2 * i], v[2 * i + 1]));
-  // Quarter q of pairs[i]: parts of vectors 2 i and 2 i + 1.
+  for (int i = 0; i < 4; ++i) pairs[i] = _mm512_unpackhi_pd(v[2 * i], v[2 * i + 1]);
+  // The last quarter of pairs[i]: the last lanes of vectors 2 i and 2 i + 1.
   __m512d quads[2];
 #pragma GCC unroll 2
-  for (int i = 0; i < 2; ++i)
-    quads[i] = _mm512_add_pd(_mm512_shuffle_f64x2(pairs[2 * i], pairs[2 * i + 1], 0x88),
-                             _mm512_shuffle_f64x2(pairs[2 * i], pairs[2 * i + 1], 0xDD));
-  return _mm512_add_pd(_mm512_shuffle_f64x2(quads[0], quads[1], 0x88), _mm512_shuffle_f64x2(quads[0], quads[1], 0xDD));
+  for (int i = 0; i < 2; ++i) quads[i] = _mm512_shuffle_f64x2(pairs[2 * i], pairs[2 * i + 1], 0xFF);
+  return _mm512_shuffle_f64x2(quads[0], quads[1], 0x88);
 }
 
 // Lane `lane` of v, everywhere.
 inline __m512d spread_lane(__m512d v, int64_t lane) { return _mm512_permutexvar_pd(_mm512_set1_epi64(lane), v); }
 
-// How many of the running sums, in ascending order, are at most `target`: 0..8.
+// How many of 8 running sums are at most `target`.
 inline int64_t passed_8(__m512d sums, __m512d target) {
   return __builtin_popcount(_mm512_cmp_pd_mask(sums, target, _CMP_LE_OQ));
+}
+
+inline int64_t passed_8(const double* sums, double target) {
+  return passed_8(_mm512_loadu_pd(sums), _mm512_set1_pd(target));
+}
+
+// Takes `weight` from the sums at and behind `place`.
+inline void lower_8(double* sums, int64_t place, double weight) {
+  const __m512d before = _mm512_loadu_pd(sums);
+  const auto behind = static_cast<__mmask8>(0xFF << place);
+  _mm512_storeu_pd(sums, _mm512_mask_sub_pd(before, behind, before, _mm512_set1_pd(weight)));
 }
 
 }  // namespace

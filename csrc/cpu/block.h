@@ -84,29 +84,56 @@ inline T block_sum(const T* x, T shift) {
 constexpr int64_t kChunk = 16;            // blocks whose logits stay in the first-level cache between two passes
 constexpr int64_t kSegment = 4 * kChunk;  // blocks that share a guess of their shift
 
-// Sums of a whole chunk's blocks relative to a guessed shift, which saves the pass for the largest logit. False if the
-// guess is so far off that a weight could lose precision, or a logit is NaN or +inf, or the code has no room for logits
-// above the shift.
-template <typename T>
-inline bool guessed_sums(const T*, T, T*) {
-  return false;
-}
-
+// Sums of upper bounds (WeightBound) of the weights of `blocks` <= kChunk blocks, relative to `shift`. Returns the
+// largest bits.
 #if defined(__AVX512F__)
-inline bool guessed_sums(const float* x, float guess, float* sums) {
-  sums_of_16_blocks(x, guess, sums);
-  int near = 0;
-#pragma omp simd reduction(+ : near)
-  for (int64_t b = 0; b < kChunk; ++b) near += sums[b] > 0x1p-12f && sums[b] < 0x1p12f ? 1 : 0;
-  return near == kChunk;
+inline uint32_t bounded_sums(const float* x, int64_t blocks, float shift, float* sums) {
+  return bounded_sums_of_blocks(x, blocks, shift, sums);
+}
+#else
+inline uint32_t bounded_sums(const float* x, int64_t blocks, float shift, float* sums) {
+  constexpr int64_t kWide = kLanes<float>;
+  uint32_t highest[kWide] = {};
+  for (int64_t b = 0; b < blocks; ++b) {
+    float lanes[kWide] = {};
+#pragma GCC unroll 4
+    for (int64_t i = b * kBlock; i < (b + 1) * kBlock; i += kWide) {
+#pragma omp simd
+      for (int64_t l = 0; l < kWide; ++l) {
+        const uint32_t bits = weight_bound_bits(x[i + l] - shift);
+        highest[l] = bits > highest[l] ? bits : highest[l];
+        lanes[l] += weight_bound(bits);
+      }
+    }
+    sums[b] = fold(lanes);
+  }
+  uint32_t max = 0;
+  for (int64_t l = 0; l < kWide; ++l) max = highest[l] > max ? highest[l] : max;
+  return max;
 }
 #endif
 
+// Bounded sums of a chunk's blocks relative to a guessed shift, which saves the pass for the largest logit. False
+// if the guess is so far off that a weight could lose precision, or a logit is NaN or +inf, or there is no such bound.
+template <typename T>
+inline bool guessed_sums(const T*, int64_t, T, T*) {
+  return false;
+}
+
+template <>
+inline bool guessed_sums(const float* x, int64_t blocks, float guess, float* sums) {
+  if (bounded_sums(x, blocks, guess, sums) >= WeightBound::kTooHigh) return false;
+  int near = 0;
+#pragma omp simd reduction(+ : near)
+  for (int64_t b = 0; b < blocks; ++b) near += sums[b] > 0x1p-12f && sums[b] < 0x1p12f ? 1 : 0;
+  return near == blocks;
+}
+
 // Statistics of `blocks` <= kChunk whole blocks. They share one shift: the guess, or their largest logit.
 template <typename T>
-inline void chunk_stats(const T* x, int64_t blocks, T guess, T* shifts, T* sums) {
-  if (blocks == kChunk && guessed_sums(x, guess, sums)) {
-    for (int64_t b = 0; b < kChunk; ++b) shifts[b] = guess;
+inline void rough_chunk_stats(const T* x, int64_t blocks, T guess, T* shifts, T* sums) {
+  if (guessed_sums(x, blocks, guess, sums)) {
+    for (int64_t b = 0; b < blocks; ++b) shifts[b] = guess;
     return;
   }
   T lanes[kLanes<T>];
@@ -127,18 +154,19 @@ inline void chunk_stats(const T* x, int64_t blocks, T guess, T* shifts, T* sums)
 }
 
 template <typename T>
-void block_stats(const T* logits, int64_t items, BlockStats<T> stats) {
+void rough_stats(const T* logits, int64_t items, BlockStats<T> stats) {
   const int64_t whole = items / kBlock;
   T guess = 0;
   for (int64_t b = 0; b < whole; b += kChunk) {
     if (b % kSegment == 0) guess = shift_of(max_of(logits + b * kBlock, kBlock));
-    chunk_stats(logits + b * kBlock, b + kChunk <= whole ? kChunk : whole - b, guess, stats.shift + b, stats.sum + b);
+    rough_chunk_stats(logits + b * kBlock, b + kChunk <= whole ? kChunk : whole - b, guess, stats.shift + b,
+                      stats.sum + b);
   }
   if (whole * kBlock == items) return;
   T tail[kBlock];
   for (int64_t i = 0; i < kBlock; ++i) tail[i] = -static_cast<T>(kInfinity);
   for (int64_t i = whole * kBlock; i < items; ++i) tail[i - whole * kBlock] = logits[i];
-  chunk_stats(tail, 1, T{0}, stats.shift + whole, stats.sum + whole);
+  rough_chunk_stats(tail, 1, guess, stats.shift + whole, stats.sum + whole);
 }
 
 // An opened block: what is left of it, relative to its largest logit when it was opened.
@@ -150,18 +178,37 @@ struct Block {
   T sum;  // of the weights
 };
 
-// A row's logits in memory, as the source of its blocks.
+// A block's weight: `sum`, relative to `shift`.
+template <typename T>
+struct BlockWeight {
+  T shift, sum;
+};
+
+// A row's logits in memory, as the source of its blocks. Their statistics are rough_stats.
 template <typename T>
 struct Row {
+  static constexpr float kExcess = WeightBound::kExcess;
+
   const T* logits;
   int64_t items;
 
   // Logits of block `index`, absent items -inf.
   void read(int64_t index, T* left) const {
     const int64_t first = index * kBlock;
-    const int64_t n = first + kBlock <= items ? kBlock : items - first;
+    if (first + kBlock <= items) {
+      std::memcpy(left, logits + first, kBlock * sizeof(T));
+      return;
+    }
+    const int64_t n = items - first;
     for (int64_t i = 0; i < n; ++i) left[i] = logits[first + i];
     for (int64_t i = n; i < kBlock; ++i) left[i] = -static_cast<T>(kInfinity);
+  }
+
+  BlockWeight<T> weigh(int64_t index, BlockStats<T>) const {
+    T left[kBlock];
+    read(index, left);
+    const T shift = shift_of(max_of(left, kBlock));
+    return {shift, block_sum(left, shift)};
   }
 };
 

@@ -106,23 +106,6 @@ inline float relative_limit(double log_time, double row_shift) {
   return x < 69.0 ? static_cast<float>(exp_fast(x)) * (1.0f + 1e-5f) : kInfinity;
 }
 
-// Indices of the values below `limit`, in order. Returns how many.
-inline int64_t find_below(const float* values, int64_t n, float limit, int64_t* found) {
-  int64_t count = 0;
-  for (int64_t first = 0; first < n; first += kBlock) {
-    const int64_t present = n - first < kBlock ? n - first : kBlock;
-    float least = kInfinity;
-#pragma omp simd reduction(min : least)
-    for (int64_t i = 0; i < present; ++i) least = values[first + i] < least ? values[first + i] : least;
-    if (!(least < limit)) continue;
-    for (int64_t i = first; i < first + present; ++i) {
-      found[count] = i;
-      count += values[i] < limit;
-    }
-  }
-  return count;
-}
-
 // Indices of the m smallest values that are not infinite. Returns how many there are. smallest [m] scratch.
 inline int64_t find_smallest(const float* values, int64_t n, int64_t m, float* smallest, int64_t* found) {
   constexpr int64_t kStep = kLanes<float>;

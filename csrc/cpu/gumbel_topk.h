@@ -14,26 +14,39 @@ inline void insert_last(Arrival* arrivals, int64_t n) {
   arrivals[at] = moved;
 }
 
-constexpr int64_t kBounds = 16;  // looked at at a time
-
-// Whether one of bounds[0..n), n <= kBounds, is at most `limit`.
-inline bool any_within(const float* bounds, int64_t n, float limit) {
-  int within = 0;
-  if (n == kBounds) {
-#pragma omp simd reduction(+ : within)
-    for (int64_t i = 0; i < kBounds; ++i) within += bounds[i] <= limit ? 1 : 0;
-  } else {
-    for (int64_t i = 0; i < n; ++i) within += bounds[i] <= limit ? 1 : 0;
+#if !defined(__AVX512F__)
+inline int64_t append_below_16(const float* values, float limit, int64_t first, int64_t* found, int64_t count) {
+  int below = 0;
+#pragma omp simd reduction(+ : below)
+  for (int64_t i = 0; i < 16; ++i) below += values[i] < limit ? 1 : 0;
+  if (below == 0) return count;
+  for (int64_t i = 0; i < 16; ++i) {
+    found[count] = first + i;
+    count += values[i] < limit;
   }
-  return within > 0;
+  return count;
+}
+#endif
+
+// Indices of the values below `limit`, in order. Returns how many.
+inline int64_t find_below(const float* values, int64_t n, float limit, int64_t* found) {
+  int64_t count = 0, first = 0;
+  for (; first + 16 <= n; first += 16) count = append_below_16(values + first, limit, first, found, count);
+  for (; first < n; ++first) {
+    found[count] = first;
+    count += values[first] < limit;
+  }
+  return count;
 }
 
 // Lower bounds of the blocks' first arrivals relative to the row's largest shift: -log(1 - u) >= u, so u / W needs no
-// logarithm. The factor below one covers float rounding. uniforms [blocks] are kept for the upper bounds.
+// logarithm. The factor below one covers rounding, also that of WeightBound. uniforms [blocks] are kept for the upper
+// bounds. Returns the weight of all blocks.
 template <typename T>
-void arrival_lower_bounds(int64_t blocks, BlockStats<T> stats, T row_max, const Stream& stream, float* bounds,
-                          float* uniforms) {
+float arrival_lower_bounds(int64_t blocks, BlockStats<T> stats, T row_max, const Stream& stream, float* bounds,
+                           float* uniforms) {
   constexpr int64_t kBatch = 32;
+  float total = 0;
   for (int64_t first = 0; first < blocks; first += kBatch) {
     const Words base = counter(stream, Purpose::kArrival, static_cast<uint32_t>(first >> 1));
     uint32_t words[4][kBatch / 2];
@@ -54,61 +67,65 @@ void arrival_lower_bounds(int64_t blocks, BlockStats<T> stats, T row_max, const 
       u[2 * i + 1] = odd[i];
     }
     const int64_t n = first + kBatch <= blocks ? kBatch : blocks - first;
-#pragma omp simd
+#pragma omp simd reduction(+ : total)
     for (int64_t i = 0; i < n; ++i) {
       const float weight =
           static_cast<float>(stats.sum[first + i]) * exp_weight(static_cast<float>(stats.shift[first + i] - row_max));
+      total += weight;
       uniforms[first + i] = u[i];
-      bounds[first + i] = u[i] / weight * (1.0f - 1e-5f);
+      bounds[first + i] = u[i] / weight * (1.0f - 1e-4f);
     }
   }
+  return total;
 }
 
-// The largest first arrival, relative to row_max, that can be among the k earliest: the k-th smallest upper bound,
-// u / (1 - u) / W. `smallest` [k] is work space. Infinite if fewer than k blocks have a finite one.
-inline float arrival_limit(int64_t blocks, int64_t k, const float* bounds, const float* uniforms, float* smallest) {
-  int64_t count = 0;
-  float limit = kInfinity;
-  for (int64_t first = 0; first < blocks; first += kBounds) {
-    const int64_t n = first + kBounds <= blocks ? kBounds : blocks - first;
-    if (!any_within(bounds + first, n, limit)) continue;
-    for (int64_t b = first; b < first + n; ++b) {
-      if (!(bounds[b] < limit)) continue;
-      const float upper = bounds[b] * (1.0f + 1e-4f) / (1.0f - uniforms[b]);
-      if (!(upper < limit) || !(upper >= 0)) continue;
-      int64_t at = count < k ? count++ : k - 1;
-      for (; at > 0 && smallest[at - 1] > upper; --at) smallest[at] = smallest[at - 1];
-      smallest[at] = upper;
-      if (count == k) limit = smallest[k - 1];
-    }
-  }
+// A time, relative to row_max, by which at least k blocks have arrived: as many of their upper bounds, u / (1 - u) / W,
+// lie before it, even if the bounds' weights are too large by a share of `excess`. Infinite if there is no such time,
+// or none that can be trusted.
+inline float arrival_limit(int64_t blocks, int64_t k, float excess, float weight, const float* bounds,
+                           const float* uniforms) {
+  const float slack = (1.0f + excess) * (1.0f + 3e-4f);
+  const auto wanted = static_cast<float>(k);
+  // By t some W t blocks have arrived, give or take the root of that; fewer where few blocks have most of the weight.
+  float limit = (wanted + __builtin_sqrtf(wanted) + 1.0f) * (1.0f + excess) / weight;
   // A flushed weight (exp(-87) and below) makes a bound infinite although its arrival may come as early as
   // 2^-65 exp(87) / 64 > 1e16. Limits beyond that are not trusted: then every block is looked at.
-  return limit < 1e16f ? limit : kInfinity;
+  for (; limit < 1e16f; limit *= 1.5f) {
+    int arrived = 0;
+#pragma omp simd reduction(+ : arrived)
+    for (int64_t b = 0; b < blocks; ++b) arrived += bounds[b] * slack <= limit * (1.0f - uniforms[b]) ? 1 : 0;
+    if (arrived >= k) return limit;
+  }
+  return kInfinity;
 }
 
-// Exact first arrivals of up to kBounds blocks, kept in arrivals[0..count), the k earliest so far. Returns the new
+constexpr int64_t kTogether = 16;  // first arrivals computed at a time
+
+// Exact first arrivals of up to kTogether blocks, kept in arrivals[0..count), the k earliest so far. Returns the new
 // count.
-template <typename T>
-int64_t keep_earliest(const int64_t* candidates, int64_t n, BlockStats<T> stats, const Stream& stream,
-                      Arrival* arrivals, int64_t count, int64_t k) {
-  uint32_t words[4][kBounds];
-  for (int64_t i = 0; i < kBounds; ++i) {
+template <typename T, typename Source>
+int64_t keep_earliest(const Source& source, const int64_t* candidates, int64_t n, BlockStats<T> stats,
+                      const Stream& stream, Arrival* arrivals, int64_t count, int64_t k) {
+  uint32_t words[4][kTogether];
+  for (int64_t i = 0; i < kTogether; ++i) {
     const Words base = counter(stream, Purpose::kArrival, static_cast<uint32_t>(candidates[i < n ? i : 0] >> 1));
     for (int w = 0; w < 4; ++w) words[w][i] = base.w[w];
   }
   philox4x32_10(words, static_cast<uint32_t>(stream.seed), static_cast<uint32_t>(stream.seed >> 32));
-  double log_times[kBounds], sums[kBounds];
-  for (int64_t i = 0; i < kBounds; ++i) {
-    const int64_t block = candidates[i < n ? i : 0];
+  double log_times[kTogether], sums[kTogether], shifts[kTogether];
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t block = candidates[i];
     const int low = block & 1 ? 2 : 0;
     log_times[i] = uniform(words[low][i], words[low + 1][i]);
-    sums[i] = static_cast<double>(stats.sum[block]);
+    const BlockWeight<T> weight = source.weigh(block, stats);
+    sums[i] = static_cast<double>(weight.sum);
+    shifts[i] = static_cast<double>(weight.shift);
   }
+  for (int64_t i = n; i < kTogether; ++i) log_times[i] = 0.5, sums[i] = 1;
 #pragma omp simd
-  for (int64_t i = 0; i < kBounds; ++i) log_times[i] = log_fast(exponential_fast(log_times[i]) / sums[i]);
+  for (int64_t i = 0; i < kTogether; ++i) log_times[i] = log_fast(exponential_fast(log_times[i]) / sums[i]);
   for (int64_t i = 0; i < n; ++i) {
-    const double log_time = log_times[i] - static_cast<double>(stats.shift[candidates[i]]);
+    const double log_time = log_times[i] - shifts[i];
     if (count == k && log_time >= arrivals[k - 1].log_time) continue;
     count += count < k;
     arrivals[count - 1] = Arrival{log_time, candidates[i], 0};
@@ -117,9 +134,11 @@ int64_t keep_earliest(const int64_t* candidates, int64_t n, BlockStats<T> stats,
   return count;
 }
 
-// The earliest first arrivals of the row's blocks, at most k, sorted. Returns how many there are, or kNotANumber.
-template <typename T>
-int64_t first_arrivals(int64_t blocks, int64_t k, BlockStats<T> stats, const Stream& stream, RaceScratch scratch) {
+// The earliest first arrivals of the row's blocks, at most k, sorted. Returns how many there are, or kNotANumber. The
+// sums in `stats` only choose the blocks that can be among them, and may be too large by a share of Source::kExcess.
+template <typename T, typename Source>
+int64_t first_arrivals(const Source& source, int64_t blocks, int64_t k, BlockStats<T> stats, const Stream& stream,
+                       RaceScratch scratch) {
   const T row_max = max_of(stats.shift, blocks);
   T check = 0;
 #pragma omp simd reduction(+ : check)
@@ -127,24 +146,22 @@ int64_t first_arrivals(int64_t blocks, int64_t k, BlockStats<T> stats, const Str
   if (check != check) return kNotANumber;
   float limit = kInfinity;
   if (blocks > k) {
-    arrival_lower_bounds(blocks, stats, row_max, stream, scratch.lower_bounds, scratch.uniforms);
-    limit = arrival_limit(blocks, k, scratch.lower_bounds, scratch.uniforms, scratch.smallest);
+    const float weight = arrival_lower_bounds(blocks, stats, row_max, stream, scratch.lower_bounds, scratch.uniforms);
+    limit = arrival_limit(blocks, k, Source::kExcess, weight, scratch.lower_bounds, scratch.uniforms);
   }
-  const bool limited = limit < kInfinity;
-  int64_t candidates[kBounds];
-  int64_t waiting = 0, count = 0;
-  for (int64_t first = 0; first < blocks; first += kBounds) {
-    const int64_t n = first + kBounds <= blocks ? kBounds : blocks - first;
-    if (limited && !any_within(scratch.lower_bounds + first, n, limit)) continue;
-    for (int64_t b = first; b < first + n; ++b) {
-      if ((limited && scratch.lower_bounds[b] > limit) || !(stats.sum[b] > 0)) continue;
-      candidates[waiting++] = b;
-      if (waiting < kBounds) continue;
-      count = keep_earliest(candidates, waiting, stats, stream, scratch.arrivals, count, k);
-      waiting = 0;
+  int64_t candidates = 0;
+  if (limit < kInfinity) {
+    candidates = find_below(scratch.lower_bounds, blocks, limit, scratch.candidates);
+  } else {
+    for (int64_t b = 0; b < blocks; ++b) {
+      if (stats.sum[b] > 0) scratch.candidates[candidates++] = b;
     }
   }
-  if (waiting > 0) count = keep_earliest(candidates, waiting, stats, stream, scratch.arrivals, count, k);
+  int64_t count = 0;
+  for (int64_t first = 0; first < candidates; first += kTogether) {
+    const int64_t n = first + kTogether <= candidates ? kTogether : candidates - first;
+    count = keep_earliest(source, scratch.candidates + first, n, stats, stream, scratch.arrivals, count, k);
+  }
   return count;
 }
 
@@ -159,7 +176,7 @@ inline bool too_late(double log_time, double gap, const Block<T>& block, double 
 template <typename T, typename Source>
 int64_t race(const Source& source, int64_t items, int64_t k, BlockStats<T> stats, const Stream& stream,
              RaceScratch scratch, T* values, int64_t* indices) {
-  int64_t waiting = first_arrivals(block_count(items), k, stats, stream, scratch);
+  int64_t waiting = first_arrivals(source, block_count(items), k, stats, stream, scratch);
   if (waiting == kNotANumber) return kNotANumber;
   Arrival* next = scratch.arrivals;
   Block<T> block;

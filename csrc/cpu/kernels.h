@@ -33,7 +33,7 @@ struct Arrival {
 struct RaceScratch {
   float* lower_bounds;  // [block_count(C)]
   float* uniforms;      // [block_count(C)]
-  float* smallest;      // [k]
+  int64_t* candidates;  // [block_count(C)]
   Arrival* arrivals;    // [k]
 };
 
@@ -81,11 +81,14 @@ struct Kernels {
   const char* name;
   int64_t panel;  // columns of a panel of a packed weight matrix
 
-  void (*block_stats_f32)(const float* logits, int64_t items, BlockStats<float> stats);
-  void (*block_stats_f64)(const double* logits, int64_t items, BlockStats<double> stats);
+  // Each block's weight, up to WeightBound::kExcess too large: enough to tell which blocks can win. A NaN or +inf among
+  // the logits makes a sum NaN.
+  void (*rough_stats_f32)(const float* logits, int64_t items, BlockStats<float> stats);
+  void (*rough_stats_f64)(const double* logits, int64_t items, BlockStats<double> stats);
 
-  // k draws without replacement from one row. Returns k; fewer if the row has fewer finite logits (then that number);
-  // kNotANumber if a logit is NaN or +inf. values [k] = -log(arrival) in descending order, indices [k].
+  // k draws without replacement from one row and its rough statistics. Returns k; fewer if the row has fewer finite
+  // logits (then that number); kNotANumber if a logit is NaN or +inf. values [k] = -log(arrival) in descending order,
+  // indices [k].
   int64_t (*race_f32)(const float* logits, int64_t items, int64_t k, BlockStats<float> stats, const Stream& stream,
                       RaceScratch scratch, float* values, int64_t* indices);
   int64_t (*race_f64)(const double* logits, int64_t items, int64_t k, BlockStats<double> stats, const Stream& stream,

@@ -12,9 +12,9 @@
 namespace irecgan::cpu {
 namespace {
 
-void block_stats_f32(const float* logits, int64_t items, BlockStats<float> stats) { block_stats(logits, items, stats); }
-void block_stats_f64(const double* logits, int64_t items, BlockStats<double> stats) {
-  block_stats(logits, items, stats);
+void rough_stats_f32(const float* logits, int64_t items, BlockStats<float> stats) { rough_stats(logits, items, stats); }
+void rough_stats_f64(const double* logits, int64_t items, BlockStats<double> stats) {
+  rough_stats(logits, items, stats);
 }
 
 int64_t race_f32(const float* logits, int64_t items, int64_t k, BlockStats<float> stats, const Stream& stream,
@@ -38,8 +38,8 @@ extern const Kernels IRECGAN_TABLE(IRECGAN_ISA);
 const Kernels IRECGAN_TABLE(IRECGAN_ISA){
     IRECGAN_NAME(IRECGAN_ISA),
     kPanel,
-    block_stats_f32,
-    block_stats_f64,
+    rough_stats_f32,
+    rough_stats_f64,
     race_f32,
     race_f64,
     small_races,

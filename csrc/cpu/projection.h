@@ -131,6 +131,7 @@ inline void project_block(const Projection& p, const float* hidden, int64_t begi
 // A projected row as the source of its blocks. The sums of these dot products run in another order than those of
 // project_block: the logits agree up to rounding.
 struct ProjectedRow {
+  static constexpr float kExcess = 0;
   const Projection& projection;
   const float* hidden;
   int64_t row;
@@ -156,6 +157,10 @@ struct ProjectedRow {
     for (int64_t i = 0; i < n; ++i) left[i] = logit(first + i);
     for (int64_t i = n; i < kBlock; ++i) left[i] = -kInfinity;
     exclude_items(projection, row, index, left);
+  }
+
+  BlockWeight<float> weigh(int64_t index, BlockStats<float> stats) const {
+    return {stats.shift[index], stats.sum[index]};
   }
 };
 

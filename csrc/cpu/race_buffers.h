@@ -14,13 +14,14 @@ class RaceBuffers {
   RaceBuffers(int64_t items, int64_t k)
       : bounds_(static_cast<size_t>(block_count(items))),
         uniforms_(bounds_.size()),
-        smallest_(static_cast<size_t>(k)),
+        candidates_(bounds_.size()),
         arrivals_(static_cast<size_t>(k)) {}
 
-  RaceScratch scratch() { return {bounds_.data(), uniforms_.data(), smallest_.data(), arrivals_.data()}; }
+  RaceScratch scratch() { return {bounds_.data(), uniforms_.data(), candidates_.data(), arrivals_.data()}; }
 
  private:
-  std::vector<float> bounds_, uniforms_, smallest_;
+  std::vector<float> bounds_, uniforms_;
+  std::vector<int64_t> candidates_;
   std::vector<Arrival> arrivals_;
 };
 

@@ -40,7 +40,7 @@ void SlateSampler::project(const float* states, int64_t count) {
   packed_.apply(runtime_, states, nullptr, count, logits_.reserve(count * items_));
   if (one_block()) return;
   runtime_.parallel_for(count, 1 + 4096 / items_, [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) kernel_.block_stats_f32(logits_.data() + n * items_, items_, stats_of(n));
+    for (int64_t n = begin; n < end; ++n) kernel_.rough_stats_f32(logits_.data() + n * items_, items_, stats_of(n));
   });
 }
 
@@ -80,7 +80,7 @@ void SlateSampler::draw_together(const SlateDraw* draws, int64_t count, RaceBuff
   for (int64_t j = 0; j < count; ++j) {
     if (drawn[j]) continue;
     float shift, sum;
-    kernel_.block_stats_f32(logits[j], items_, {&shift, &sum});
+    kernel_.rough_stats_f32(logits[j], items_, {&shift, &sum});
     drawn[j] = kernel_.race_f32(logits[j], items_, slate_size_, {&shift, &sum}, streams[j], buffers.scratch(),
                                 to_values[j], to_slates[j]) == slate_size_;
   }

@@ -10,24 +10,21 @@ namespace {
 constexpr int64_t kRows = kSmallRows;
 constexpr int64_t kGroups = kBlock / kGroup;
 
-// Work space of one batch of rows.
+// Work space of one batch of rows. Running sums are doubles, from which a drawn item's weight is subtracted: its error,
+// some 1e-15 of the weight at the start, stays small beside kLeast.
 struct SmallRaces {
-  float weights[kRows][kBlock];
-  double groups[kRows][kGroups];  // their sums
-  double item[kBlock][kRows];     // uniforms that choose
-  double gap[kBlock][kRows];      // waits, standard exponential
-  double total[kBlock][kRows];    // weight in the race when a draw is made
-  double time[kBlock][kRows];     // arrivals, relative to exp(-shift)
+  alignas(64) double inside[kRows][kBlock];       // running sums of the weights of each group of kGroup items
+  alignas(64) double groups[kRows][2 * kGroups];  // from kGroups on: running sums of the groups; a 0 in front of them
+  float weights[kRows][kBlock];                   // 0 for drawn, absent and -inf items
+  double item[kBlock][kRows];                     // uniforms that choose
+  double gap[kBlock][kRows];                      // waits, standard exponential
+  double total[kBlock][kRows];                    // weight in the race when a draw is made
+  double time[kBlock][kRows];                     // arrivals, relative to exp(-shift)
+  float taken[kBlock][kRows];  // drawn items' weights; 0 where rounding left the draw beyond its group
   float shift[kRows];
-  bool plain[kRows];  // false: left to race()
 };
 
-template <typename T>
-inline double sum_of_group(const T* v) {
-  double sum = 0;
-  for (int64_t i = 0; i < kGroup; ++i) sum += static_cast<double>(v[i]);
-  return sum;
-}
+constexpr double kLeast = 1e-4;  // total weight below which a row is left to race()
 
 #if defined(__AVX512F__)
 inline void weigh_row(const float* logits, int64_t items, int64_t r, SmallRaces& s) {
@@ -38,16 +35,22 @@ inline void weigh_row(const float* logits, int64_t items, int64_t r, SmallRaces&
     x[i] = _mm512_mask_loadu_ps(_mm512_set1_ps(-kInfinity), mask, logits + 16 * i);
   }
   s.shift[r] = shift_of(_mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(x[0], x[1]), _mm512_max_ps(x[2], x[3]))));
-  __m512d groups[kGroups];
+  __m512d sums[kGroups];
   for (int i = 0; i < 4; ++i) {
     const __m512 weights = exp_weight_16(_mm512_sub_ps(x[i], _mm512_set1_ps(s.shift[r])));
     _mm512_storeu_ps(s.weights[r] + 16 * i, weights);
-    groups[2 * i] = _mm512_cvtps_pd(_mm512_castps512_ps256(weights));
-    groups[2 * i + 1] = _mm512_cvtps_pd(_mm512_extractf32x8_ps(weights, 1));
+    sums[2 * i] = prefix_8(_mm512_cvtps_pd(_mm512_castps512_ps256(weights)));
+    sums[2 * i + 1] = prefix_8(_mm512_cvtps_pd(_mm512_extractf32x8_ps(weights, 1)));
   }
-  _mm512_storeu_pd(s.groups[r], fold_8(groups));
+  for (int g = 0; g < kGroups; ++g) _mm512_store_pd(s.inside[r] + g * kGroup, sums[g]);
+  s.groups[r][kGroups - 1] = 0;
+  _mm512_store_pd(s.groups[r] + kGroups, prefix_8(last_of_8(sums)));
 }
 #else
+inline void running_sums(double* v) {
+  for (int64_t i = 1; i < kGroup; ++i) v[i] += v[i - 1];
+}
+
 inline void weigh_row(const float* logits, int64_t items, int64_t r, SmallRaces& s) {
   float x[kBlock];
   for (int64_t i = 0; i < items; ++i) x[i] = logits[i];
@@ -57,7 +60,29 @@ inline void weigh_row(const float* logits, int64_t items, int64_t r, SmallRaces&
   for (int64_t i = 0; i < kBlock; ++i) x[i] = exp_weight(x[i] - shift);
   std::memcpy(s.weights[r], x, sizeof x);
   s.shift[r] = shift;
-  for (int64_t g = 0; g < kGroups; ++g) s.groups[r][g] = sum_of_group(x + g * kGroup);
+  double* inside = s.inside[r];
+  for (int64_t i = 0; i < kBlock; ++i) inside[i] = static_cast<double>(x[i]);
+  double* groups = s.groups[r] + kGroups;
+  for (int64_t g = 0; g < kGroups; ++g) {
+    running_sums(inside + g * kGroup);
+    groups[g] = inside[(g + 1) * kGroup - 1];
+  }
+  groups[-1] = 0;
+  running_sums(groups);
+}
+
+// How many of 8 running sums are at most `target`.
+inline int64_t passed_8(const double* sums, double target) {
+  int passed = 0;
+#pragma omp simd reduction(+ : passed)
+  for (int64_t i = 0; i < 8; ++i) passed += sums[i] <= target ? 1 : 0;
+  return passed;
+}
+
+// Takes `weight` from the sums at and behind `place`.
+inline void lower_8(double* sums, int64_t place, double weight) {
+#pragma omp simd
+  for (int64_t i = 0; i < 8; ++i) sums[i] -= i >= place ? weight : 0.0;
 }
 #endif
 
@@ -101,54 +126,24 @@ inline void draw_rows(const Stream* streams, int64_t k, SmallRaces& s) {
   for (int64_t i = 0; i < k * kRows; ++i) uniforms[i] = exponential_fast(uniforms[i]);
 }
 
-// Place of `target` among the running sums of a group that begin at `before`, which becomes the sum in front of that
-// place; kGroup if the target lies behind them all.
-template <typename T>
-inline int64_t place_in_group(const T* v, double target, double& before) {
-  double sums[kGroup + 1];
-  sums[0] = before;
-  for (int64_t i = 0; i < kGroup; ++i) sums[i + 1] = sums[i] + static_cast<double>(v[i]);
-  int64_t place = 0;
-  for (int64_t i = 1; i <= kGroup; ++i) place += sums[i] <= target ? 1 : 0;
-  before = sums[place];
-  return place;
-}
-
 // Draw `j` of row `r`: the group first, then the item in it.
 inline int64_t pick_in_row(int64_t r, int64_t j, SmallRaces& s) {
-  double* groups = s.groups[r];
-#if defined(__AVX512F__)
-  const __m512d group_sums = prefix_8(_mm512_loadu_pd(groups));
-  const __m512d all = spread_lane(group_sums, 7);
-  const __m512d target = _mm512_mul_pd(_mm512_set1_pd(s.item[j][r]), all);
-  int64_t group = passed_8(group_sums, target);
-  group = group < kGroups ? group : kGroups - 1;
-  float* weights = s.weights[r] + group * kGroup;
-  const __m512d before = spread_lane(lanes_up<1>(group_sums), group);
-  const __m512d items = _mm512_cvtps_pd(_mm256_loadu_ps(weights));
-  const int64_t place = passed_8(_mm512_add_pd(prefix_8(items), before), target);
-  const double total = _mm512_cvtsd_f64(all);
-#else
-  const double total = sum_of_group(groups);
+  static_assert(kGroup == 8 && kGroups == 8);
+  double* groups = s.groups[r] + kGroups;
+  const double total = groups[kGroups - 1];
   const double target = s.item[j][r] * total;
-  double before = 0;
-  int64_t group = place_in_group(groups, target, before);
+  int64_t group = passed_8(groups, target);
   group = group < kGroups ? group : kGroups - 1;
-  float* weights = s.weights[r] + group * kGroup;
-  const int64_t place = place_in_group(weights, target, before);
-#endif
-  const int64_t inside = place % kGroup;
-  // Rounding left the target at the very end of a group, or on an item without weight: a rare row for race(). So is one
-  // where little is left, which must be weighed anew, or NaN.
-  s.plain[r] = s.plain[r] && place < kGroup && weights[inside] > 0 && total >= 1e-3;
+  double* inside = s.inside[r] + group * kGroup;
+  const int64_t place = passed_8(inside, target - groups[group - 1]);
+  const int64_t item = group * kGroup + place % kGroup;
+  const float weight = s.weights[r][item];
+  s.taken[j][r] = place < kGroup ? weight : 0.0f;
   s.total[j][r] = total;
-  weights[inside] = 0;
-#if defined(__AVX512F__)
-  groups[group] = _mm512_reduce_add_pd(_mm512_maskz_mov_pd(static_cast<__mmask8>(~(1u << inside)), items));
-#else
-  groups[group] = sum_of_group(weights);
-#endif
-  return group * kGroup + inside;
+  s.weights[r][item] = 0;
+  lower_8(inside, place, static_cast<double>(weight));
+  lower_8(groups, group, static_cast<double>(weight));
+  return item;
 }
 
 // Rows r < count of `logits` race with streams of one seed; values [count][k] and indices [count][k] of the rows with
@@ -161,7 +156,6 @@ inline void small_races(const float* const* logits, int64_t count, int64_t items
   for (int64_t r = 0; r < kRows; ++r) {
     rows[r] = logits[r < count ? r : 0];
     keyed[r] = streams[r < count ? r : 0];
-    s.plain[r] = true;
   }
   for (int64_t r = 0; r < kRows; ++r) weigh_row(rows[r], items, r, s);
   draw_rows(keyed, k, s);
@@ -175,8 +169,15 @@ inline void small_races(const float* const* logits, int64_t count, int64_t items
   double* times = &s.time[0][0];
 #pragma omp simd
   for (int64_t i = 0; i < k * kRows; ++i) times[i] = -log_fast(times[i]);
+  // Rounding left a target at the very end of a group, or on an item without weight: a rare row for race(). So is one
+  // where little is left, which must be weighed anew, or NaN.
+  int failed[kRows] = {};
+  for (int64_t j = 0; j < k; ++j) {
+#pragma omp simd
+    for (int64_t r = 0; r < kRows; ++r) failed[r] |= s.taken[j][r] > 0 && s.total[j][r] >= kLeast ? 0 : 1;
+  }
   for (int64_t r = 0; r < count; ++r) {
-    plain[r] = s.plain[r];
+    plain[r] = failed[r] == 0;
     for (int64_t j = 0; j < k; ++j) values[r][j] = static_cast<float>(s.time[j][r] + static_cast<double>(s.shift[r]));
   }
 }

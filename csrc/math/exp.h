@@ -59,6 +59,34 @@ IRECGAN_HD float exp_weight(float x) {
   return power_of_2(y < -127.0f ? -127.0f : y);  // this order keeps NaN
 }
 
+// An upper bound of exp(x) in a few instructions: 2^floor(y) (1 + y - floor(y)) >= 2^y, y = x log2(e), by writing y as
+// exponent and mantissa of a float. Between (1 - 2.2e-5) and (1 + kExcess) times exp(x) for x in [-87, 88]; 0 below
+// -88.
+struct WeightBound {
+  static constexpr float kExcess = 0.0616f;  // (1 + f) 2^-f - 1 <= 0.06148, and the rounding of y
+  static constexpr float kScale = 1.44269504f;
+  static constexpr float kZero = 512.0f;          // a float in [512, 1024) holds y + 127 in steps of 2^-14, below an
+  static constexpr float kOne = 512.0f + 127.0f;  // exponent that the shift moves out
+  static constexpr int kShift = 9;
+  static constexpr uint32_t kTooHigh = 0x443FC000;  // the bits of 512 + 255: from here on the bound is not finite
+};
+
+// What weight_bound makes a float of; at least kTooHigh if x > 88, +inf or NaN.
+IRECGAN_HD uint32_t weight_bound_bits(float x) {
+  const float fixed = x * WeightBound::kScale + WeightBound::kOne;
+  const float clamped = fixed < WeightBound::kZero ? WeightBound::kZero : fixed;  // this order keeps NaN
+  uint32_t bits;
+  std::memcpy(&bits, &clamped, sizeof bits);
+  return bits;
+}
+
+IRECGAN_HD float weight_bound(uint32_t bits) {
+  bits <<= WeightBound::kShift;
+  float bound;
+  std::memcpy(&bound, &bits, sizeof bound);
+  return bound;
+}
+
 // double: at most 2 ulp from exp(x) for x in [-708, 709]; exactly 0 below -708; NaN stays NaN.
 IRECGAN_HD double exp_fast(double x) {
   const double clamped = x < -708.0 ? -708.0 : (x > 709.0 ? 709.0 : x);

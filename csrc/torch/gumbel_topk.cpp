@@ -25,13 +25,13 @@ struct Functions;
 
 template <>
 struct Functions<float> {
-  static constexpr auto stats = &cpu::Kernels::block_stats_f32;
+  static constexpr auto stats = &cpu::Kernels::rough_stats_f32;
   static constexpr auto race = &cpu::Kernels::race_f32;
 };
 
 template <>
 struct Functions<double> {
-  static constexpr auto stats = &cpu::Kernels::block_stats_f64;
+  static constexpr auto stats = &cpu::Kernels::rough_stats_f64;
   static constexpr auto race = &cpu::Kernels::race_f64;
 };
 
