@@ -73,8 +73,22 @@ struct PackedProduct {
   int64_t inner;
   int64_t columns;
   const float* weight;  // [panels, inner, panel]
-  const float* bias;    // [panels * panel]
+  const float* bias;    // [panels * panel] or null
   float* out;           // [rows, columns]
+  bool accumulate;      // onto what is in `out`: a sum that is rounded once for every product
+};
+
+// What the gradient of log softmax(logits)[target] by a block's logits, grad_r ([c = target_r] - p_rc), is made of and
+// where it goes. Row begin + i and item 64 * block + j are at by_row[i * items + j] and at by_item[j * rows + i].
+struct LogitGradient {
+  const int64_t* targets;     // [R]
+  const double* log_sum_exp;  // [R]
+  const float* grad;          // [R]
+  float bound;                // entries below it do not count
+  float* by_row;
+  int64_t items;
+  float* by_item;  // or null
+  int64_t rows;
 };
 
 struct Kernels {
@@ -145,11 +159,12 @@ struct Kernels {
   float (*step_score_scored)(const ScoredSlate& inputs, const float* matches, float temperature);
   float (*dot)(const float* a, const float* b, int64_t n);
 
-  // Largest of l_i = logits[i] + bias[i], i < n, and the sum of exp(l_i - largest). A NaN shows in the sum.
-  void (*row_stats)(const float* logits, const float* bias, int64_t n, float* max, float* sum);
-  // logits[i] becomes -scale exp(logits[i] + bias[i] - log_sum_exp). Returns the largest magnitude. The logarithm is
-  // double since its rounding to float would be a relative error of every entry.
-  float (*softmax_gradient)(float* logits, const float* bias, int64_t n, double log_sum_exp, float scale);
+  // project_block without exclusions, which also notes the logits of the rows' targets [R] that lie in the block.
+  void (*log_prob_block)(const Projection& projection, const float* hidden, int64_t begin, int64_t end, int64_t block,
+                         BlockStats<float> stats, const int64_t* targets, float* target_logits, float* panel);
+  // The gradient by one block's logits. Returns whether an entry counts; NaN does.
+  bool (*gradient_block)(const Projection& projection, const float* hidden, int64_t begin, int64_t end, int64_t block,
+                         const LogitGradient& gradient, float* panel);
   // out [n] = (out, if `accumulate`) + the sum of the rows of values [rows, n], which are `stride` apart.
   void (*sum_rows)(const float* values, int64_t stride, int64_t rows, int64_t n, float* out, bool accumulate);
 };

@@ -6,7 +6,7 @@
 #include "projection.h"
 #include "recurrent_cell.h"
 #include "small_race.h"
-#include "softmax_tile.h"
+#include "softmax_block.h"
 #include "thinned_race.h"
 
 namespace irecgan::cpu {
@@ -60,8 +60,8 @@ const Kernels IRECGAN_TABLE(IRECGAN_ISA){
     click_scored,
     step_score_scored,
     dot,
-    row_stats,
-    softmax_gradient,
+    log_prob_block,
+    gradient_block,
     sum_rows,
 };
 

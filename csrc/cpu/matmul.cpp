@@ -13,6 +13,25 @@ constexpr int64_t kPackGrain = 8;   // panels per thread at least
 
 }  // namespace
 
+int64_t packed_size(int64_t rows, int64_t columns) {
+  const int64_t width = kernels().panel;
+  return (columns + width - 1) / width * width * rows;
+}
+
+void pack_rows(const Runtime& runtime, const float* matrix, int64_t rows, int64_t columns, float* packed) {
+  const int64_t width = kernels().panel;
+  runtime.parallel_for((columns + width - 1) / width, kPackGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) {
+      const int64_t filled = std::min(width, columns - p * width);
+      for (int64_t r = 0; r < rows; ++r) {
+        float* to = packed + (p * rows + r) * width;
+        std::copy_n(matrix + r * columns + p * width, filled, to);
+        std::fill(to + filled, to + width, 0.0f);
+      }
+    }
+  });
+}
+
 PackedLinear::PackedLinear(const Runtime& runtime, const float* weight, const float* bias, int64_t m, int64_t n)
     : inner_(m), columns_(n) {
   const int64_t width = kernels().panel;
@@ -39,12 +58,12 @@ PackedLinear::PackedLinear(const Runtime& runtime, const float* weight, const fl
 void PackedLinear::apply(const Runtime& runtime, const float* a, const int64_t* index, int64_t rows, float* out) const {
   const Kernels& kernel = kernels();
   runtime.parallel_for(rows, kRowGrain, [&](int64_t begin, int64_t end) {
-    kernel.packed_linear({a, index, inner_, columns_, weight_.data(), bias_.data(), out}, begin, end);
+    kernel.packed_linear({a, index, inner_, columns_, weight_.data(), bias_.data(), out, false}, begin, end);
   });
 }
 
 void PackedLinear::apply_here(const float* a, const int64_t* index, int64_t rows, float* out) const {
-  kernels().packed_linear({a, index, inner_, columns_, weight_.data(), bias_.data(), out}, 0, rows);
+  kernels().packed_linear({a, index, inner_, columns_, weight_.data(), bias_.data(), out, false}, 0, rows);
 }
 
 }  // namespace irecgan::cpu

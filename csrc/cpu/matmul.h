@@ -1,4 +1,4 @@
-// Products with a weight matrix that is packed once and then used at every step of a rollout.
+// Matrices packed for products, and a weight matrix that is packed once and then used at every step of a rollout.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,12 @@
 #include "runtime.h"
 
 namespace irecgan::cpu {
+
+// Numbers of `rows` rows of a matrix [rows, columns] that pack_rows packed.
+int64_t packed_size(int64_t rows, int64_t columns);
+// packed [panels, rows, panel width] = the matrix, zeros beyond the last column: the right side of a product a @
+// matrix.
+void pack_rows(const Runtime& runtime, const float* matrix, int64_t rows, int64_t columns, float* packed);
 
 class PackedLinear {
  public:

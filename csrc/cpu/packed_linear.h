@@ -19,8 +19,8 @@ constexpr int64_t kVectorLanes = 4, kPanelVectors = 2;
 #endif
 constexpr int64_t kPanel = kVectorLanes * kPanelVectors;
 constexpr int64_t kTileRows = 6;
-constexpr int64_t kLineFloats = 16;  // of a cache line
-constexpr int64_t kCachedRows = 96;  // rows that meet one panel after another while they are in the second-level cache
+constexpr int64_t kLineFloats = 16;   // of a cache line
+constexpr int64_t kCachedRows = 126;  // rows that meet one panel after another while they are in the second-level cache
 
 // GCC's and Clang's vectors; memory need not be aligned.
 typedef float Vector __attribute__((vector_size(kVectorLanes * sizeof(float)), aligned(alignof(float)), may_alias));
@@ -71,26 +71,40 @@ inline void tile_of(int64_t count, const float* const* rows, int64_t inner, cons
   }
 }
 
+// Columns column..column + filled - 1 of up to kTileRows rows from `sums` [rows, kPanel] to the product's result.
+inline void put_columns(const PackedProduct& p, int64_t first, int64_t count, int64_t column, int64_t filled,
+                        const float* sums) {
+  for (int64_t r = 0; r < count; ++r) {
+    float* out = p.out + (first + r) * p.columns + column;
+    if (p.accumulate) {
+#pragma omp simd
+      for (int64_t i = 0; i < filled; ++i) out[i] += sums[r * kPanel + i];
+    } else {
+      std::memcpy(out, sums + r * kPanel, static_cast<size_t>(filled) * sizeof(float));
+    }
+  }
+}
+
 void packed_linear(const PackedProduct& p, int64_t begin, int64_t end) {
+  constexpr float kNoBias[kPanel] = {};
   for (int64_t chunk = begin; chunk < end; chunk += kCachedRows) {
     const int64_t chunk_end = chunk + kCachedRows < end ? chunk + kCachedRows : end;
     for (int64_t column = 0; column < p.columns; column += kPanel) {
       const float* weight = p.weight + column * p.inner;
+      const float* bias = p.bias == nullptr ? kNoBias : p.bias + column;
       const int64_t filled = p.columns - column < kPanel ? p.columns - column : kPanel;
       for (int64_t first = chunk; first < chunk_end; first += kTileRows) {
         const int64_t count = chunk_end - first < kTileRows ? chunk_end - first : kTileRows;
         const float* rows[kTileRows];
         for (int64_t r = 0; r < count; ++r)
           rows[r] = p.a + (p.index == nullptr ? first + r : p.index[first + r]) * p.inner;
-        float* out = p.out + first * p.columns + column;
-        if (filled == kPanel) {
-          tile_of<kPanel>(count, rows, p.inner, weight, p.bias + column, out, p.columns);
+        if (filled == kPanel && !p.accumulate) {
+          tile_of<kPanel>(count, rows, p.inner, weight, bias, p.out + first * p.columns + column, p.columns);
           continue;
         }
-        float whole[kTileRows * kPanel];
-        tile_of<kPanel>(count, rows, p.inner, weight, p.bias + column, whole, kPanel);
-        for (int64_t r = 0; r < count; ++r)
-          std::memcpy(out + r * p.columns, whole + r * kPanel, static_cast<size_t>(filled) * sizeof(float));
+        float sums[kTileRows * kPanel];
+        tile_of<kPanel>(count, rows, p.inner, weight, bias, sums, kPanel);
+        put_columns(p, first, count, column, filled, sums);
       }
     }
   }

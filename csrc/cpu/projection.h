@@ -10,8 +10,8 @@ namespace irecgan::cpu {
 namespace {
 
 #if defined(__AVX512F__)
-// to[h * kBlock + i] = from[i * stride + h] for a square of 16 x 16.
-inline void transpose_square(const float* from, int64_t stride, float* to) {
+// to[h * to_stride + i] = from[i * stride + h] for a square of 16 x 16.
+inline void transpose_square(const float* from, int64_t stride, float* to, int64_t to_stride) {
   typedef float Row16 __attribute__((vector_size(64)));
   Row16 v[16];
 #pragma GCC unroll 16
@@ -44,33 +44,37 @@ inline void transpose_square(const float* from, int64_t stride, float* to) {
     v[2 * j + 1] = __builtin_shufflevector(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
   }
 #pragma GCC unroll 16
-  for (int h = 0; h < 16; ++h) std::memcpy(to + h * kBlock, &v[h], sizeof v[h]);
+  for (int h = 0; h < 16; ++h) std::memcpy(to + h * to_stride, &v[h], sizeof v[h]);
 }
 #else
-inline void transpose_square(const float* from, int64_t stride, float* to) {
+inline void transpose_square(const float* from, int64_t stride, float* to, int64_t to_stride) {
   for (int64_t i = 0; i < 16; ++i) {
-    for (int64_t h = 0; h < 16; ++h) to[h * kBlock + i] = from[i * stride + h];
+    for (int64_t h = 0; h < 16; ++h) to[h * to_stride + i] = from[i * stride + h];
   }
 }
 #endif
 
-// panel [H, kBlock]: the block's weights with the item innermost, absent items 0.
-inline void pack_panel(const Projection& p, int64_t block, float* panel) {
+// to [n, m], rows `to_stride` apart = the transpose of from [m, n], rows `stride` apart.
+inline void transpose(const float* from, int64_t stride, int64_t m, int64_t n, float* to, int64_t to_stride) {
   constexpr int64_t kSquare = 16;
-  const int64_t first = block * kBlock;
-  const int64_t present = first + kBlock <= p.items ? kBlock : p.items - first;
-  const int64_t whole_items = present / kSquare * kSquare;
-  const int64_t whole_width = p.width / kSquare * kSquare;
-  const float* weight = p.weight + first * p.width;
-  for (int64_t i = 0; i < whole_items; i += kSquare) {
-    for (int64_t h = 0; h < whole_width; h += kSquare) {
-      transpose_square(weight + i * p.width + h, p.width, panel + h * kBlock + i);
+  const int64_t whole_m = m / kSquare * kSquare, whole_n = n / kSquare * kSquare;
+  for (int64_t i = 0; i < whole_m; i += kSquare) {
+    for (int64_t h = 0; h < whole_n; h += kSquare) {
+      transpose_square(from + i * stride + h, stride, to + h * to_stride + i, to_stride);
     }
   }
-  for (int64_t i = 0; i < kBlock; ++i) {
-    for (int64_t h = i < whole_items ? whole_width : 0; h < p.width; ++h) {
-      panel[h * kBlock + i] = i < present ? weight[i * p.width + h] : 0.0f;
-    }
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t h = i < whole_m ? whole_n : 0; h < n; ++h) to[h * to_stride + i] = from[i * stride + h];
+  }
+}
+
+// panel [H, kBlock]: the block's weights with the item innermost, absent items 0.
+inline void pack_panel(const Projection& p, int64_t block, float* panel) {
+  const int64_t first = block * kBlock;
+  const int64_t present = first + kBlock <= p.items ? kBlock : p.items - first;
+  transpose(p.weight + first * p.width, p.width, present, p.width, panel, kBlock);
+  for (int64_t h = 0; present < kBlock && h < p.width; ++h) {
+    for (int64_t i = present; i < kBlock; ++i) panel[h * kBlock + i] = 0.0f;
   }
 }
 
@@ -89,10 +93,11 @@ inline void exclude_items(const Projection& p, int64_t row, int64_t block, float
   }
 }
 
-inline void project_block(const Projection& p, const float* hidden, int64_t begin, int64_t end, int64_t block,
-                          BlockStats<float> stats, float* panel) {
+// Logits of one block's items for rows begin..end - 1, row by row to epilogue(row, logits [kBlock]).
+template <typename Epilogue>
+inline void project_rows(const Projection& p, const float* hidden, int64_t begin, int64_t end, int64_t block,
+                         float* panel, Epilogue epilogue) {
   static_assert(kBlock % kPanel == 0);
-  const int64_t blocks = block_count(p.items);
   pack_panel(p, block, panel);
   float bias[kBlock];
   block_bias(p, block, bias);
@@ -118,14 +123,19 @@ inline void project_block(const Projection& p, const float* hidden, int64_t begi
                            ahead + number * p.width * kLineFloats);
       }
     }
-    for (int64_t r = 0; r < count; ++r) {
-      float* row = logits + r * kBlock;
-      exclude_items(p, first + r, block, row);
-      const float shift = shift_of(max_of(row, kBlock));
-      stats.shift[(first + r) * blocks + block] = shift;
-      stats.sum[(first + r) * blocks + block] = block_sum(row, shift);
-    }
+    for (int64_t r = 0; r < count; ++r) epilogue(first + r, logits + r * kBlock);
   }
+}
+
+inline void project_block(const Projection& p, const float* hidden, int64_t begin, int64_t end, int64_t block,
+                          BlockStats<float> stats, float* panel) {
+  const int64_t blocks = block_count(p.items);
+  project_rows(p, hidden, begin, end, block, panel, [&](int64_t row, float* logits) {
+    exclude_items(p, row, block, logits);
+    const float shift = shift_of(max_of(logits, kBlock));
+    stats.shift[row * blocks + block] = shift;
+    stats.sum[row * blocks + block] = block_sum(logits, shift);
+  });
 }
 
 // A projected row as the source of its blocks. The sums of these dot products run in another order than those of
