@@ -31,6 +31,21 @@ inline __m512 exp_weight_16(__m512 x) {
   return _mm512_scalef_ps(p, y);
 }
 
+// Sum of 16 lanes by halves.
+inline float fold_lanes(const float* lanes) { return _mm512_reduce_add_ps(_mm512_loadu_ps(lanes)); }
+
+// Largest of a block's 64 logits, and the sum of exp(l - shift), where shift is that or 0 if all are -inf.
+inline void exact_block_stats(const float* x, float* shift, float* sum) {
+  const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
+  const __m512 c = _mm512_loadu_ps(x + 32), d = _mm512_loadu_ps(x + 48);
+  const float max = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, d)));
+  *shift = max == -__builtin_inff() ? 0.0f : max;
+  const __m512 s = _mm512_set1_ps(*shift);
+  const __m512 ab = _mm512_add_ps(exp_weight_16(_mm512_sub_ps(a, s)), exp_weight_16(_mm512_sub_ps(b, s)));
+  const __m512 cd = _mm512_add_ps(exp_weight_16(_mm512_sub_ps(c, s)), exp_weight_16(_mm512_sub_ps(d, s)));
+  *sum = _mm512_reduce_add_ps(_mm512_add_ps(ab, cd));
+}
+
 // The sums of 16 vectors' lanes at once: a fold alone has more shuffles than sums, and each waits for the one before.
 inline __m512 fold_16(__m512 (&v)[16]) {
 #pragma GCC unroll 8

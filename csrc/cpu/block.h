@@ -28,6 +28,13 @@ inline T fold(T* lanes) {
   return lanes[0];
 }
 
+#if defined(__AVX512F__)
+template <>
+inline float fold(float* lanes) {
+  return fold_lanes(lanes);
+}
+#endif
+
 template <typename T>
 inline T max_of(const T* x, int64_t n) {
   T max = -static_cast<T>(kInfinity);
@@ -80,6 +87,13 @@ inline T block_sum(const T* x, T shift) {
   add_lanes(x, shift, lanes);
   return fold(lanes);
 }
+
+#if !defined(__AVX512F__)
+inline void exact_block_stats(const float* x, float* shift, float* sum) {
+  *shift = shift_of(max_of(x, kBlock));
+  *sum = block_sum(x, *shift);
+}
+#endif
 
 constexpr int64_t kChunk = 16;            // blocks whose logits stay in the first-level cache between two passes
 constexpr int64_t kSegment = 4 * kChunk;  // blocks that share a guess of their shift

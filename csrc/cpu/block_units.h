@@ -2,8 +2,8 @@
 #pragma once
 
 #include <algorithm>
-#include <vector>
 
+#include "buffer.h"
 #include "kernels.h"
 #include "runtime.h"
 
@@ -22,7 +22,8 @@ void for_each_unit(const Runtime& runtime, const Projection& projection, int64_t
   const int64_t even = row_tiles == 0 ? 0 : (count + row_tiles - 1) / row_tiles;
   const int64_t tile_rows = (even + kRowsStep - 1) / kRowsStep * kRowsStep;
   runtime.parallel_for(blocks * row_tiles, kGrain, [&](int64_t begin, int64_t end) {
-    std::vector<float> panel(static_cast<size_t>(projection.width * kBlock));
+    Buffer<float> panel;
+    panel.reserve(projection.width * kBlock);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t first = unit / blocks * tile_rows;
       f(first, std::min(count, first + tile_rows), unit % blocks, panel.data());

@@ -173,12 +173,11 @@ inline bool too_late(double log_time, double gap, const Block<T>& block, double 
   return exp_fast(log_time - limit) + wait > 1.0 + 1e-5;
 }
 
+// The race whose first arrivals, `waiting` of them, are known. Returns as race does.
 template <typename T, typename Source>
-int64_t race(const Source& source, int64_t items, int64_t k, BlockStats<T> stats, const Stream& stream,
-             RaceScratch scratch, T* values, int64_t* indices) {
-  int64_t waiting = first_arrivals(source, block_count(items), k, stats, stream, scratch);
-  if (waiting == kNotANumber) return kNotANumber;
-  Arrival* next = scratch.arrivals;
+int64_t race_from(const Source& source, int64_t waiting, int64_t k, const Stream& stream, Arrival* arrivals, T* values,
+                  int64_t* indices) {
+  Arrival* next = arrivals;
   Block<T> block;
   for (int64_t drawn = 0; drawn < k; ++drawn) {
     if (waiting == 0) return drawn;
@@ -213,6 +212,14 @@ int64_t race(const Source& source, int64_t items, int64_t k, BlockStats<T> stats
     if (waiting > places) waiting = places;
   }
   return k;
+}
+
+template <typename T, typename Source>
+int64_t race(const Source& source, int64_t items, int64_t k, BlockStats<T> stats, const Stream& stream,
+             RaceScratch scratch, T* values, int64_t* indices) {
+  const int64_t waiting = first_arrivals(source, block_count(items), k, stats, stream, scratch);
+  if (waiting == kNotANumber) return kNotANumber;
+  return race_from(source, waiting, k, stream, scratch.arrivals, values, indices);
 }
 
 }  // namespace

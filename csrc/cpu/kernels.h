@@ -57,6 +57,13 @@ struct Projection {
   const uint64_t* excluded;  // [R, block_count(C)] bit i: item 64 * block + i is not drawn; or null
 };
 
+// A projected row with the logits of the blocks that its race may look into: those of its first arrivals.
+struct OpenedRow {
+  const int64_t* blocks;  // [count] ascending
+  int64_t count;
+  const float* logits;  // [count, 64]
+};
+
 // What a click and D's score need of one session's state where the catalogue is small: every candidate's logit.
 struct ScoredSlate {
   const float* logits;   // [C + 1], END's the last
@@ -123,10 +130,20 @@ struct Kernels {
                             BlockStats<float> stats, const Stream& stream, RaceScratch scratch, float* values,
                             int64_t* indices);
 
-  // Log-probability under Plackett-Luce of the k items that projected_race drew from row `row`, in their order. taken
-  // [block_count(C)] scratch, all 0 before and after.
-  double (*projected_log_prob)(const Projection& projection, const float* hidden, int64_t row, int64_t k,
-                               BlockStats<float> stats, const int64_t* indices, uint64_t* taken);
+  // The same in three steps, so that rows whose races look into the same blocks read their weights together. First
+  // arrivals of row `row`, in scratch.arrivals: how many, or kNotANumber.
+  int64_t (*projected_arrivals)(const Projection& projection, int64_t row, int64_t k, BlockStats<float> stats,
+                                const Stream& stream, RaceScratch scratch);
+  // logits[j] [64] = those of row rows[j] of hidden [R, H] in one block, j < count.
+  void (*open_projected_block)(const Projection& projection, const float* hidden, const int64_t* rows, int64_t count,
+                               int64_t block, float* const* logits);
+  int64_t (*opened_race)(const OpenedRow& row, int64_t k, const Stream& stream, Arrival* arrivals, float* values,
+                         int64_t* indices);
+
+  // Log-probability under Plackett-Luce of the k items that opened_race drew, in their order. taken [block_count(C)]
+  // scratch, all 0 before and after.
+  double (*opened_log_prob)(const OpenedRow& row, int64_t items, int64_t k, BlockStats<float> stats,
+                            const int64_t* indices, uint64_t* taken);
 
   // What the files block_bounds.h and thinned_race.h do for a prepared catalogue.
   void (*bound_blocks)(const Catalogue& catalogue, const CatalogueRow* rows, int64_t count, const BlockBounds* bounds,

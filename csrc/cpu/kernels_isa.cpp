@@ -2,6 +2,7 @@
 #include "candidates.h"
 #include "gumbel_topk.h"
 #include "kernels.h"
+#include "opened_row.h"
 #include "packed_linear.h"
 #include "projection.h"
 #include "recurrent_cell.h"
@@ -45,7 +46,10 @@ const Kernels IRECGAN_TABLE(IRECGAN_ISA){
     small_races,
     project_block,
     projected_race,
-    projected_log_prob,
+    projected_arrivals,
+    open_projected_block,
+    opened_race,
+    opened_log_prob,
     bound_blocks,
     find_below,
     find_smallest,

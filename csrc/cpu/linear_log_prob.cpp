@@ -10,8 +10,8 @@
 namespace irecgan::cpu {
 namespace {
 
-// The backward pass holds the gradient by the logits of a tile of kTileRows x kTileItems (0.5 MB) and its transpose. Its
-// sizes, and those of the blocks whose products may be left out, do not depend on the number of threads, so neither
+// The backward pass holds the gradient by the logits of a tile of kTileRows x kTileItems (0.5 MB) and its transpose.
+// Its sizes, and those of the blocks whose products may be left out, do not depend on the number of threads, so neither
 // do the results.
 constexpr int64_t kTileRows = kUnitRows;
 constexpr int64_t kTileItems = 256;

@@ -4,7 +4,6 @@
 #include "block.h"
 #include "gumbel_topk.h"
 #include "packed_linear.h"
-#include "slate_log_prob.h"
 
 namespace irecgan::cpu {
 namespace {
@@ -132,10 +131,27 @@ inline void project_block(const Projection& p, const float* hidden, int64_t begi
   const int64_t blocks = block_count(p.items);
   project_rows(p, hidden, begin, end, block, panel, [&](int64_t row, float* logits) {
     exclude_items(p, row, block, logits);
-    const float shift = shift_of(max_of(logits, kBlock));
-    stats.shift[row * blocks + block] = shift;
-    stats.sum[row * blocks + block] = block_sum(logits, shift);
+    exact_block_stats(logits, stats.shift + row * blocks + block, stats.sum + row * blocks + block);
   });
+}
+
+// Logits of one item for kRows rows, side by side: sums of products wait for themselves.
+template <int64_t kRows>
+inline void project_item(const Projection& p, int64_t item, const float* const* hidden, float* logits) {
+  constexpr int64_t kWide = kLanes<float>;
+  typedef float Wide __attribute__((vector_size(kWide * sizeof(float)), aligned(alignof(float)), may_alias));
+  const int64_t whole = p.width / kWide * kWide;
+  const float* weights = p.weight + item * p.width;
+  Wide lanes[kRows] = {};
+  for (int64_t h = 0; h < whole; h += kWide) {
+    const Wide w = *reinterpret_cast<const Wide*>(weights + h);
+    for (int64_t r = 0; r < kRows; ++r) lanes[r] += w * *reinterpret_cast<const Wide*>(hidden[r] + h);
+  }
+  for (int64_t r = 0; r < kRows; ++r) {
+    float sum = fold(reinterpret_cast<float*>(&lanes[r]));
+    for (int64_t h = whole; h < p.width; ++h) sum += weights[h] * hidden[r][h];
+    logits[r] = p.bias == nullptr ? sum : p.bias[item] + sum;
+  }
 }
 
 // A projected row as the source of its blocks. The sums of these dot products run in another order than those of
@@ -148,17 +164,9 @@ struct ProjectedRow {
 
   // Logit of an item that is not excluded.
   float logit(int64_t item) const {
-    constexpr int64_t kWide = kLanes<float>;
-    const int64_t whole = projection.width / kWide * kWide;
-    const float* weights = projection.weight + item * projection.width;
-    float lanes[kWide] = {};
-    for (int64_t h = 0; h < whole; h += kWide) {
-#pragma omp simd
-      for (int64_t l = 0; l < kWide; ++l) lanes[l] += weights[h + l] * hidden[h + l];
-    }
-    float sum = fold(lanes);
-    for (int64_t h = whole; h < projection.width; ++h) sum += weights[h] * hidden[h];
-    return projection.bias == nullptr ? sum : projection.bias[item] + sum;
+    float logit;
+    project_item<1>(projection, item, &hidden, &logit);
+    return logit;
   }
 
   void read(int64_t index, float* left) const {
@@ -180,9 +188,11 @@ inline int64_t projected_race(const Projection& projection, const float* hidden,
   return race(ProjectedRow{projection, hidden, row}, projection.items, k, stats, stream, scratch, values, indices);
 }
 
-inline double projected_log_prob(const Projection& projection, const float* hidden, int64_t row, int64_t k,
-                                 BlockStats<float> stats, const int64_t* indices, uint64_t* taken) {
-  return slate_log_prob(ProjectedRow{projection, hidden, row}, projection.items, k, stats, indices, taken);
+// First arrivals of a projected row: its statistics are all that they need.
+inline int64_t projected_arrivals(const Projection& projection, int64_t row, int64_t k, BlockStats<float> stats,
+                                  const Stream& stream, RaceScratch scratch) {
+  return first_arrivals(ProjectedRow{projection, nullptr, row}, block_count(projection.items), k, stats, stream,
+                        scratch);
 }
 
 }  // namespace
