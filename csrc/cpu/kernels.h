@@ -55,6 +55,7 @@ struct Projection {
   int64_t items;             // C
   int64_t width;             // H
   const uint64_t* excluded;  // [R, block_count(C)] bit i: item 64 * block + i is not drawn; or null
+  const float* panels;       // [block_count(C), H, 64] the weights, packed by pack_block; or null: in every call
 };
 
 // A projected row with the logits of the blocks that its race may look into: those of its first arrivals.
@@ -125,15 +126,12 @@ struct Kernels {
   // block]. panel [H * kBlock] scratch. A logit is the same whatever the rows beside it.
   void (*project_block)(const Projection& projection, const float* hidden, int64_t begin, int64_t end, int64_t block,
                         BlockStats<float> stats, float* panel);
-  // race_f32 of row `row`, hidden [H], whose winning blocks are projected again.
-  int64_t (*projected_race)(const Projection& projection, const float* hidden, int64_t row, int64_t k,
-                            BlockStats<float> stats, const Stream& stream, RaceScratch scratch, float* values,
-                            int64_t* indices);
-
-  // The same in three steps, so that rows whose races look into the same blocks read their weights together. First
-  // arrivals of row `row`, in scratch.arrivals: how many, or kNotANumber.
-  int64_t (*projected_arrivals)(const Projection& projection, int64_t row, int64_t k, BlockStats<float> stats,
-                                const Stream& stream, RaceScratch scratch);
+  // panel [H, 64] = a block's weights with the item innermost, 0 for absent items.
+  void (*pack_block)(const Projection& projection, int64_t block, float* panel);
+  // race_f32 of a projected row in three steps, so that rows whose races look into the same blocks read their weights
+  // together. First arrivals, in scratch.arrivals: how many, or kNotANumber.
+  int64_t (*projected_arrivals)(int64_t items, int64_t k, BlockStats<float> stats, const Stream& stream,
+                                RaceScratch scratch);
   // logits[j] [64] = those of row rows[j] of hidden [R, H] in one block, j < count.
   void (*open_projected_block)(const Projection& projection, const float* hidden, const int64_t* rows, int64_t count,
                                int64_t block, float* const* logits);

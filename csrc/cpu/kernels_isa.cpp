@@ -45,7 +45,7 @@ const Kernels IRECGAN_TABLE(IRECGAN_ISA){
     race_f64,
     small_races,
     project_block,
-    projected_race,
+    pack_block,
     projected_arrivals,
     open_projected_block,
     opened_race,

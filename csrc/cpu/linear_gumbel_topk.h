@@ -27,6 +27,6 @@ void project_stats(const Runtime& runtime, const Projection& projection, const f
                    BlockStats<float> stats);
 
 void linear_gumbel_topk(const Runtime& runtime, const Projection& projection, const ProjectedRows& rows, int64_t k,
-                        const ProjectedDraws& draws, RowFault& fault);
+                        const ProjectedDraws& out, RowFault& fault);
 
 }  // namespace irecgan::cpu

@@ -23,7 +23,7 @@ constexpr int64_t kProductItems = 2 * kBlock;  // of weight's
 
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-Projection projection_of(const LinearLogProb& in) { return {in.weight, in.bias, in.items, in.width, nullptr}; }
+Projection projection_of(const LinearLogProb& in) { return {in.weight, in.bias, in.items, in.width, nullptr, nullptr}; }
 
 class Backward {
  public:

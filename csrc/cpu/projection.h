@@ -68,7 +68,7 @@ inline void transpose(const float* from, int64_t stride, int64_t m, int64_t n, f
 }
 
 // panel [H, kBlock]: the block's weights with the item innermost, absent items 0.
-inline void pack_panel(const Projection& p, int64_t block, float* panel) {
+inline void pack_block(const Projection& p, int64_t block, float* panel) {
   const int64_t first = block * kBlock;
   const int64_t present = first + kBlock <= p.items ? kBlock : p.items - first;
   transpose(p.weight + first * p.width, p.width, present, p.width, panel, kBlock);
@@ -97,7 +97,8 @@ template <typename Epilogue>
 inline void project_rows(const Projection& p, const float* hidden, int64_t begin, int64_t end, int64_t block,
                          float* panel, Epilogue epilogue) {
   static_assert(kBlock % kPanel == 0);
-  pack_panel(p, block, panel);
+  if (p.panels == nullptr) pack_block(p, block, panel);
+  const float* const weights = p.panels == nullptr ? panel : p.panels + block * kBlock * p.width;
   float bias[kBlock];
   block_bias(p, block, bias);
   // The next block's weights come from memory while this one's are multiplied: by the first tile alone if there are
@@ -105,7 +106,7 @@ inline void project_rows(const Projection& p, const float* hidden, int64_t begin
   constexpr int64_t kLines = kBlock * sizeof(float) / 64;  // of a block, per inner step
   const bool few = end - begin < kLines * kTileRows;
   const int64_t ahead_end = (block + 2) * kBlock <= p.items ? (few ? 1 : kLines) : 0;
-  const float* ahead = p.weight + (block + 1) * kBlock * p.width;
+  const float* ahead = (p.panels == nullptr ? p.weight : p.panels) + (block + 1) * kBlock * p.width;
   float logits[kTileRows * kBlock];
   for (int64_t first = begin; first < end; first += kTileRows) {
     const int64_t count = first + kTileRows <= end ? kTileRows : end - first;
@@ -114,11 +115,11 @@ inline void project_rows(const Projection& p, const float* hidden, int64_t begin
     for (int64_t r = 0; r < count; ++r) rows[r] = hidden + (first + r) * p.width;
     for (int64_t i = 0; i < kBlock; i += kPanel) {
       if (i > 0 || number >= ahead_end) {
-        tile_of<kBlock>(count, rows, p.width, panel + i, bias + i, logits + i, kBlock);
+        tile_of<kBlock>(count, rows, p.width, weights + i, bias + i, logits + i, kBlock);
       } else if (few) {
-        tile_of<kBlock, kLines>(count, rows, p.width, panel + i, bias + i, logits + i, kBlock, ahead);
+        tile_of<kBlock, kLines>(count, rows, p.width, weights + i, bias + i, logits + i, kBlock, ahead);
       } else {
-        tile_of<kBlock, 1>(count, rows, p.width, panel + i, bias + i, logits + i, kBlock,
+        tile_of<kBlock, 1>(count, rows, p.width, weights + i, bias + i, logits + i, kBlock,
                            ahead + number * p.width * kLineFloats);
       }
     }
@@ -135,7 +136,8 @@ inline void project_block(const Projection& p, const float* hidden, int64_t begi
   });
 }
 
-// Logits of one item for kRows rows, side by side: sums of products wait for themselves.
+// Logits of one item for kRows rows, side by side: sums of products wait for themselves. These sums run in another
+// order than those of project_rows: the logits agree up to rounding.
 template <int64_t kRows>
 inline void project_item(const Projection& p, int64_t item, const float* const* hidden, float* logits) {
   constexpr int64_t kWide = kLanes<float>;
@@ -154,45 +156,18 @@ inline void project_item(const Projection& p, int64_t item, const float* const* 
   }
 }
 
-// A projected row as the source of its blocks. The sums of these dot products run in another order than those of
-// project_block: the logits agree up to rounding.
-struct ProjectedRow {
+// A projected row while its blocks' exact weights are known and their logits are not.
+struct KnownWeights {
   static constexpr float kExcess = 0;
-  const Projection& projection;
-  const float* hidden;
-  int64_t row;
-
-  // Logit of an item that is not excluded.
-  float logit(int64_t item) const {
-    float logit;
-    project_item<1>(projection, item, &hidden, &logit);
-    return logit;
-  }
-
-  void read(int64_t index, float* left) const {
-    const int64_t first = index * kBlock;
-    const int64_t n = first + kBlock <= projection.items ? kBlock : projection.items - first;
-    for (int64_t i = 0; i < n; ++i) left[i] = logit(first + i);
-    for (int64_t i = n; i < kBlock; ++i) left[i] = -kInfinity;
-    exclude_items(projection, row, index, left);
-  }
 
   BlockWeight<float> weigh(int64_t index, BlockStats<float> stats) const {
     return {stats.shift[index], stats.sum[index]};
   }
 };
 
-inline int64_t projected_race(const Projection& projection, const float* hidden, int64_t row, int64_t k,
-                              BlockStats<float> stats, const Stream& stream, RaceScratch scratch, float* values,
-                              int64_t* indices) {
-  return race(ProjectedRow{projection, hidden, row}, projection.items, k, stats, stream, scratch, values, indices);
-}
-
-// First arrivals of a projected row: its statistics are all that they need.
-inline int64_t projected_arrivals(const Projection& projection, int64_t row, int64_t k, BlockStats<float> stats,
-                                  const Stream& stream, RaceScratch scratch) {
-  return first_arrivals(ProjectedRow{projection, nullptr, row}, block_count(projection.items), k, stats, stream,
-                        scratch);
+inline int64_t projected_arrivals(int64_t items, int64_t k, BlockStats<float> stats, const Stream& stream,
+                                  RaceScratch scratch) {
+  return first_arrivals(KnownWeights{}, block_count(items), k, stats, stream, scratch);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -37,6 +38,8 @@ class Rollout {
   void project_queries();
   void play_step();
   void play_chunk(int64_t first_node, int64_t last_node);
+  SlateDraw draw_of(int64_t session, int64_t first_node);
+  void draw_all(const int64_t* sessions, int64_t count, int64_t first_node);
   void play_batch(const int64_t* sessions, int64_t count, int64_t first_node, Scratch& scratch);
   Stream stream(const Session& s) const;
   void play_session(int64_t session, float* weights, float* mean);
@@ -142,7 +145,9 @@ void Rollout::play_step() {
 void Rollout::play_chunk(int64_t first_node, int64_t last_node) {
   sampler_.project(agent_.output() + first_node * agent_.hidden(), last_node - first_node);
   const int64_t first = histories_.first_of(first_node);
-  runtime_.parallel_for(histories_.first_of(last_node) - first, kSessionGrain, [&](int64_t begin, int64_t end) {
+  const int64_t count = histories_.first_of(last_node) - first;
+  if (sampler_.draws_all()) draw_all(histories_.order() + first, count, first_node);
+  runtime_.parallel_for(count, kSessionGrain, [&](int64_t begin, int64_t end) {
     const auto k = static_cast<size_t>(options_.slate_size);
     Scratch scratch{RaceBuffers(models_.items, options_.slate_size), std::vector<float>(kSmallRows * k),
                     std::vector<float>(k + 1), std::vector<float>(static_cast<size_t>(models_.discriminator.width))};
@@ -151,21 +156,35 @@ void Rollout::play_chunk(int64_t first_node, int64_t last_node) {
   });
 }
 
+SlateDraw Rollout::draw_of(int64_t session, int64_t first_node) {
+  const Session& s = sessions_[static_cast<size_t>(session)];
+  return {s.node - first_node, stream(s), slates_.data() + session * options_.slate_size};
+}
+
+void Rollout::draw_all(const int64_t* sessions, int64_t count, int64_t first_node) {
+  std::vector<SlateDraw> draws;
+  for (int64_t j = 0; j < count; ++j) draws.push_back(draw_of(sessions[j], first_node));
+  const auto drawn = std::make_unique<bool[]>(draws.size());
+  sampler_.draw_all(draws.data(), count, drawn.get());
+  for (int64_t j = 0; j < count; ++j) {
+    if (!drawn[static_cast<size_t>(j)]) fail(sessions[j], Fault::kAgent);
+  }
+}
+
 // The step of `count` <= kSmallRows sessions.
 void Rollout::play_batch(const int64_t* sessions, int64_t count, int64_t first_node, Scratch& scratch) {
-  SlateDraw draws[kSmallRows];
-  bool drawn[kSmallRows];
-  for (int64_t j = 0; j < count; ++j) {
-    const Session& s = sessions_[static_cast<size_t>(sessions[j])];
-    draws[j] = {s.node - first_node, stream(s), slates_.data() + sessions[j] * options_.slate_size};
-  }
-  sampler_.draw(draws, count, scratch.race, scratch.values.data(), drawn);
-  for (int64_t j = 0; j < count; ++j) {
-    if (drawn[j]) {
-      play_session(sessions[j], scratch.weights.data(), scratch.mean.data());
-    } else {
-      fail(sessions[j], Fault::kAgent);
+  if (!sampler_.draws_all()) {
+    SlateDraw draws[kSmallRows];
+    bool drawn[kSmallRows];
+    for (int64_t j = 0; j < count; ++j) draws[j] = draw_of(sessions[j], first_node);
+    sampler_.draw(draws, count, scratch.race, scratch.values.data(), drawn);
+    for (int64_t j = 0; j < count; ++j) {
+      if (!drawn[j]) fail(sessions[j], Fault::kAgent);
     }
+  }
+  for (int64_t j = 0; j < count; ++j) {
+    if (sessions_[static_cast<size_t>(sessions[j])].fault == Fault::kNone)
+      play_session(sessions[j], scratch.weights.data(), scratch.mean.data());
   }
 }
 

@@ -15,11 +15,21 @@ constexpr int64_t kPackedItems = 1024;  // up to so many, logits are made by a p
 SlateSampler::SlateSampler(const Runtime& runtime, const LinearWeights& head, int64_t hidden, int64_t items,
                            int64_t slate_size)
     : runtime_(runtime),
-      projection_{head.weight, head.bias, items, hidden, nullptr},
+      projection_{head.weight, head.bias, items, hidden, nullptr, nullptr},
       items_(items),
       hidden_(hidden),
-      slate_size_(slate_size) {
-  if (items <= kPackedItems) packed_ = PackedLinear(runtime, head.weight, head.bias, hidden, items);
+      slate_size_(slate_size),
+      races_(runtime, projection_, slate_size) {
+  if (items <= kPackedItems) {
+    packed_ = PackedLinear(runtime, head.weight, head.bias, hidden, items);
+    return;
+  }
+  const int64_t panel = hidden * kBlock;
+  float* panels = panels_.reserve(block_count(items) * panel);
+  runtime.parallel_for(block_count(items), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) kernel_.pack_block(projection_, b, panels + b * panel);
+  });
+  projection_.panels = panels;
 }
 
 int64_t SlateSampler::states_at_a_time() const {
@@ -49,6 +59,17 @@ BlockStats<float> SlateSampler::stats_of(int64_t state) const {
   return {const_cast<float*>(shift_.data()) + at, const_cast<float*>(sum_.data()) + at};
 }
 
+void SlateSampler::draw_all(const SlateDraw* draws, int64_t count, bool* drawn) {
+  float* values = values_.reserve(count * slate_size_);
+  std::vector<ProjectedDraw> projected;
+  for (int64_t j = 0; j < count; ++j)
+    projected.push_back({draws[j].state, draws[j].stream, values + j * slate_size_, draws[j].slate});
+  std::vector<int64_t> sizes(static_cast<size_t>(count));
+  races_.find_arrivals(states_, stats_of(0), projected.data(), count);
+  races_.draw(sizes.data(), nullptr);
+  for (int64_t j = 0; j < count; ++j) drawn[j] = sizes[static_cast<size_t>(j)] == slate_size_;
+}
+
 void SlateSampler::draw(const SlateDraw* draws, int64_t count, RaceBuffers& buffers, float* values, bool* drawn) const {
   if (one_block()) return draw_together(draws, count, buffers, values, drawn);
   for (int64_t j = 0; j < count; ++j) drawn[j] = draw_alone(draws[j], buffers, values);
@@ -56,10 +77,6 @@ void SlateSampler::draw(const SlateDraw* draws, int64_t count, RaceBuffers& buff
 
 bool SlateSampler::draw_alone(const SlateDraw& draw, RaceBuffers& buffers, float* values) const {
   const int64_t n = draw.state;
-  if (packed_.empty()) {
-    return kernel_.projected_race(projection_, states_ + n * hidden_, n, slate_size_, stats_of(n), draw.stream,
-                                  buffers.scratch(), values, draw.slate) == slate_size_;
-  }
   return kernel_.race_f32(logits_.data() + n * items_, items_, slate_size_, stats_of(n), draw.stream, buffers.scratch(),
                           values, draw.slate) == slate_size_;
 }

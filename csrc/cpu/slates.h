@@ -4,6 +4,7 @@
 #include "buffer.h"
 #include "kernels.h"
 #include "matmul.h"
+#include "projected_races.h"
 #include "race_buffers.h"
 #include "rollout.h"
 
@@ -29,8 +30,11 @@ class SlateSampler {
   // states [count, H], which must stay where they are until the slates are drawn.
   void project(const float* states, int64_t count);
 
-  // Draws `count` <= kSmallRows slates, all of one seed; drawn [count]: false where a state's logits hold NaN, +inf or
-  // fewer than K finite entries. From any thread. values [count * K]: scratch.
+  // Whether all slates of the projected states are drawn by one call of draw_all, or a few at a time by draw.
+  bool draws_all() const { return packed_.empty(); }
+  // drawn [count]: false where a state's logits hold NaN, +inf or fewer than K finite entries.
+  void draw_all(const SlateDraw* draws, int64_t count, bool* drawn);
+  // `count` <= kSmallRows slates, all of one seed. From any thread. values [count * K]: scratch.
   void draw(const SlateDraw* draws, int64_t count, RaceBuffers& buffers, float* values, bool* drawn) const;
 
  private:
@@ -41,11 +45,14 @@ class SlateSampler {
 
   const Runtime& runtime_;
   const Kernels& kernel_ = kernels();
-  const Projection projection_;
+  Projection projection_;
   const int64_t items_;
   const int64_t hidden_;
   const int64_t slate_size_;
-  PackedLinear packed_;  // empty if the catalogue is large
+  PackedLinear packed_;   // empty if the catalogue is large
+  Buffer<float> panels_;  // the projection's; large catalogues
+  Buffer<float> values_;  // [draws, K] that nobody reads
+  ProjectedRaces races_;
   const float* states_ = nullptr;
   Buffer<float> logits_;       // [states, C]; small catalogues
   Buffer<float> shift_, sum_;  // [states, block_count(C)]; not where the catalogue is one block

@@ -69,8 +69,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_gumbel_topk(const Tensor& hidd
   const Tensor h = dense(hidden), w = dense(weight), ids = dense(rows);
   const std::optional<Tensor> b = bias ? std::optional<Tensor>(dense(*bias)) : std::nullopt;
   const std::vector<uint64_t> excluded = excluded_items(count, w.size(0), exclude, mask);
-  const cpu::Projection projection{w.const_data_ptr<float>(), b ? b->const_data_ptr<float>() : nullptr, w.size(0),
-                                   w.size(1), excluded.empty() ? nullptr : excluded.data()};
+  const cpu::Projection projection{w.const_data_ptr<float>(),
+                                   b ? b->const_data_ptr<float>() : nullptr,
+                                   w.size(0),
+                                   w.size(1),
+                                   excluded.empty() ? nullptr : excluded.data(),
+                                   nullptr};
   cpu::RowFault fault;
   cpu::linear_gumbel_topk(
       torch_runtime(), projection,
