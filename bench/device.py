@@ -48,13 +48,15 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def seconds(work: Work) -> float:
-    """Time of one call. On CUDA between two events on the stream, on a second-level cache that holds none of its data."""
+def seconds(work: Work, calls: int = 1) -> float:
+    """Time of a call, the mean of `calls`. On CUDA of one call between two events on the stream, on a second-level cache
+    that holds none of its data."""
     if is_cuda():
         return _between_events(work)
     begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
+    for _ in range(calls):
+        work()
+    return (time.perf_counter() - begin) / calls
 
 
 def peak_extra_mb(work: Work) -> float:

@@ -25,6 +25,7 @@ from bench.device import Work
 
 CUDA_SECONDS = 1.0  # of a comparison there: events are steady, and a GPU is lent for minutes
 SLOW = 1.0  # seconds: a call that takes longer needs no second one to warm up
+FILL = 1e-3  # seconds that a timing lasts at least: shorter calls are repeated within it
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class Measurement:
     Attributes:
         ms: time per call.
         ratio: its time over the first candidate's of the same round: how many times faster the first one is.
-        rounds: calls timed. extra_mb: peak resident (CUDA: allocated) memory of one call over that before it; None where
-            not measured.
+        rounds: timings, of one call or more each. extra_mb: peak resident (CUDA: allocated) memory of one call over that
+            before it; None where not measured.
     """
 
     ms: Spread
@@ -68,22 +69,27 @@ class Measurement:
     extra_mb: float | None
 
 
-def compare(candidates: Mapping[str, Work], *, seconds: float, rounds: int = 5) -> dict[str, Measurement]:
+def compare(
+    candidates: Mapping[str, Work], *, seconds: float, rounds: int = 5, fill: float = FILL
+) -> dict[str, Measurement]:
     """Time the candidates in turn, round by round, so that a disturbance hits all of them.
 
     Args:
         candidates: name -> call, the first is what the others are compared with.
         seconds: go on for this long. rounds: but for at least so many rounds.
+        fill: seconds of a timing on the CPU: a shorter call is repeated, as `torch.utils.benchmark` does, and finds the
+            caches as it left them. 0: one call per timing, which finds them as the other candidates left them.
     """
     seconds = min(seconds, CUDA_SECONDS) if device.is_cuda() else seconds
     memory = {name: _warm_up(work) for name, work in candidates.items()}
+    calls = {name: 1 if device.is_cuda() else _calls_to_fill(fill, work) for name, work in candidates.items()}
     times: dict[str, list[float]] = {name: [] for name in candidates}
     order = list(candidates)
     stop = time.perf_counter() + seconds
     done = 0
     while done < rounds or (time.perf_counter() < stop and done < 2000):
         for name in order:
-            times[name].append(device.seconds(candidates[name]))
+            times[name].append(device.seconds(candidates[name], calls[name]))
         order = [*order[1:], order[0]]
         done += 1
     first = next(iter(times.values()))
@@ -180,6 +186,12 @@ def _cpu_name() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _calls_to_fill(seconds: float, work: Work) -> int:
+    """How many calls of `work` take so long, at least one."""
+    once = min(device.seconds(work) for _ in range(3)) if seconds > 0 else 0.0
+    return max(1, round(seconds / once)) if once > 0 else 1
 
 
 def _warm_up(work: Work) -> float | None:

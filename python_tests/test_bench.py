@@ -1,9 +1,12 @@
 """The benchmarks run from a checkout; their figures are not looked at."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,12 +38,33 @@ def quick_run(tmp_path_factory):
 def test_a_quick_run_checks_measures_and_writes(quick_run):
     output, content, _ = quick_run
     rows = content["results"]["gumbel_topk"]
-    assert {row["what"] for row in rows} == {"native", "logits + Gumbel, topk", "softmax, multinomial"}
+    names = {"native", "logits + Gumbel, topk", "softmax, multinomial"}
+    assert {row["what"] for row in rows} == names | {f"{name}, one call in turn" for name in names}
     for row in rows:
         ms = row["ms (quartiles)"]
         assert 0 < ms["low"] <= ms["median"] <= ms["high"]
         assert row["R x C"] in output
     assert {"machine", "versions", "commit", "command"} <= set(content)
+
+
+@pytest.mark.parametrize(("fill", "least", "most"), [(0.0, 1, 1), (0.02, 3, 20)])
+def test_short_calls_are_repeated_within_a_timing(monkeypatch, fill, least, most):
+    monkeypatch.syspath_prepend(ROOT)
+    harness = importlib.import_module("bench.harness")
+    calls = {"long": 0, "short": 0}
+
+    def work(name: str, seconds: float) -> None:
+        calls[name] += 1
+        time.sleep(seconds)
+
+    candidates = {"long": partial(work, "long", 0.03), "short": partial(work, "short", 0.001)}
+    before = harness.compare(candidates, seconds=0, rounds=1, fill=fill), dict(calls)
+    after = harness.compare(candidates, seconds=0, rounds=3, fill=fill), dict(calls)
+    timed = {name: (after[1][name] - 2 * before[1][name]) / 2 for name in calls}  # two more rounds, the same warm-up
+    assert timed["long"] == 1
+    assert least <= timed["short"] <= most
+    assert after[0]["short"].rounds == 3
+    assert 1 <= after[0]["short"].ms.median < 10  # of one call
 
 
 def test_every_question_has_rows_of_one_shape_and_is_printed(quick_run):

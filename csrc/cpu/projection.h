@@ -9,10 +9,10 @@ namespace irecgan::cpu {
 namespace {
 
 #if defined(__AVX512F__)
-// to[h * to_stride + i] = from[i * stride + h] for a square of 16 x 16.
-inline void transpose_square(const float* from, int64_t stride, float* to, int64_t to_stride) {
-  typedef float Row16 __attribute__((vector_size(64)));
-  Row16 v[16];
+typedef float Row16 __attribute__((vector_size(64)));
+
+// v[h][i] = from[i * stride + h] for a square of 16 x 16.
+inline void load_transposed(const float* from, int64_t stride, Row16 (&v)[16]) {
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) std::memcpy(&v[i], from + i * stride, sizeof v[i]);
   // Four rounds swap halves, quarters, eighths and neighbours of row pairs: rows 8, 4, 2 and 1 apart.
@@ -42,6 +42,12 @@ inline void transpose_square(const float* from, int64_t stride, float* to, int64
     v[2 * j] = __builtin_shufflevector(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30);
     v[2 * j + 1] = __builtin_shufflevector(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
   }
+}
+
+// to[h * to_stride + i] = from[i * stride + h] for a square of 16 x 16.
+inline void transpose_square(const float* from, int64_t stride, float* to, int64_t to_stride) {
+  Row16 v[16];
+  load_transposed(from, stride, v);
 #pragma GCC unroll 16
   for (int h = 0; h < 16; ++h) std::memcpy(to + h * to_stride, &v[h], sizeof v[h]);
 }
@@ -92,22 +98,71 @@ inline void exclude_items(const Projection& p, int64_t row, int64_t block, float
   }
 }
 
+#if defined(__AVX512F__)
+constexpr int64_t kFewRows = 4;
+
+// Logits [kRows, kBlock] of a whole block, for so few rows that a packed block would be read but once: the weights are
+// transposed in registers. Sums in the order of tile.
+template <int64_t kRows>
+inline void project_few(const Projection& p, const float* hidden, int64_t block, const float* bias, float* logits) {
+  constexpr int64_t kSquare = 16;
+  const int64_t whole = p.width / kSquare * kSquare;
+  for (int64_t i = 0; i < kBlock; i += kSquare) {
+    const float* weight = p.weight + (block * kBlock + i) * p.width;
+    const bool another = block * kBlock + i + 2 * kSquare <= p.items;
+    Row16 sum[kRows];
+    for (int64_t r = 0; r < kRows; ++r) std::memcpy(&sum[r], bias + i, sizeof sum[r]);
+    for (int64_t h = 0; h < whole; h += kSquare) {
+      for (int64_t j = 0; another && j < kSquare; ++j) __builtin_prefetch(weight + (kSquare + j) * p.width + h, 0, 2);
+      Row16 v[kSquare];
+      load_transposed(weight + h, p.width, v);
+#pragma GCC unroll 16
+      for (int64_t j = 0; j < kSquare; ++j) {
+        for (int64_t r = 0; r < kRows; ++r) sum[r] += hidden[r * p.width + h + j] * v[j];
+      }
+    }
+    for (int64_t h = whole; h < p.width; ++h) {
+      Row16 w;
+      for (int64_t j = 0; j < kSquare; ++j) w[j] = weight[j * p.width + h];
+      for (int64_t r = 0; r < kRows; ++r) sum[r] += hidden[r * p.width + h] * w;
+    }
+    for (int64_t r = 0; r < kRows; ++r) std::memcpy(logits + r * kBlock + i, &sum[r], sizeof sum[r]);
+  }
+}
+
+// False if there are too many rows, or a packed block at hand.
+inline bool projected_few(const Projection& p, const float* hidden, int64_t count, int64_t block, const float* bias,
+                          float* logits) {
+  if (p.panels != nullptr || count > kFewRows || (block + 1) * kBlock > p.items) return false;
+  if (count == 1) project_few<1>(p, hidden, block, bias, logits);
+  if (count == 2) project_few<2>(p, hidden, block, bias, logits);
+  if (count == 3) project_few<3>(p, hidden, block, bias, logits);
+  if (count == 4) project_few<4>(p, hidden, block, bias, logits);
+  return true;
+}
+#else
+inline bool projected_few(const Projection&, const float*, int64_t, int64_t, const float*, float*) { return false; }
+#endif
+
 // Logits of one block's items for rows begin..end - 1, row by row to epilogue(row, logits [kBlock]).
 template <typename Epilogue>
 inline void project_rows(const Projection& p, const float* hidden, int64_t begin, int64_t end, int64_t block,
                          float* panel, Epilogue epilogue) {
   static_assert(kBlock % kPanel == 0);
+  float bias[kBlock], logits[kTileRows * kBlock];
+  block_bias(p, block, bias);
+  if (projected_few(p, hidden + begin * p.width, end - begin, block, bias, logits)) {
+    for (int64_t row = begin; row < end; ++row) epilogue(row, logits + (row - begin) * kBlock);
+    return;
+  }
   if (p.panels == nullptr) pack_block(p, block, panel);
   const float* const weights = p.panels == nullptr ? panel : p.panels + block * kBlock * p.width;
-  float bias[kBlock];
-  block_bias(p, block, bias);
   // The next block's weights come from memory while this one's are multiplied: by the first tile alone if there are
   // few.
   constexpr int64_t kLines = kBlock * sizeof(float) / 64;  // of a block, per inner step
   const bool few = end - begin < kLines * kTileRows;
   const int64_t ahead_end = (block + 2) * kBlock <= p.items ? (few ? 1 : kLines) : 0;
   const float* ahead = (p.panels == nullptr ? p.weight : p.panels) + (block + 1) * kBlock * p.width;
-  float logits[kTileRows * kBlock];
   for (int64_t first = begin; first < end; first += kTileRows) {
     const int64_t count = first + kTileRows <= end ? kTileRows : end - first;
     const int64_t number = (first - begin) / kTileRows;
