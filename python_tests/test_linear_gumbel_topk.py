@@ -114,7 +114,7 @@ def test_same_draws_for_any_split_and_thread_count():
     rows = torch.arange(301)
     parts = [
         ops.linear_gumbel_topk(x[a:b], weight, bias, 5, seed=6, rows=rows[a:b])
-        for a, b in ((0, 1), (1, 100), (100, 301))
+        for a, b in ((0, 1), (1, 3), (3, 6), (6, 10), (10, 100), (100, 301))
     ]
     before = torch.get_num_threads()
     torch.set_num_threads(1 if before > 1 else 2)
