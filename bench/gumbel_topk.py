@@ -51,9 +51,10 @@ def native(logits: Tensor, k: int) -> Tensor:
 def _measure(
     samplers: dict[str, Sampler], logits: Tensor, threads: int, quick: bool, repeated: bool = True
 ) -> list[dict[str, Any]]:
-    ceiling = harness.read_bandwidth(logits, 0.05 if quick else 0.5)
+    fill = harness.FILL if repeated else 0
+    ceiling = harness.read_bandwidth(logits, 0.05 if quick else 0.5, fill)
     calls = {name: partial(sampler, logits, DRAWS) for name, sampler in samplers.items()}
-    measured = harness.compare(calls, seconds=0.1 if quick else 3, fill=harness.FILL if repeated else 0)
+    measured = harness.compare(calls, seconds=0.1 if quick else 3, fill=fill)
     rows = []
     for name, m in measured.items():
         rate = logits.nbytes / 1e6 / m.ms.median

@@ -101,16 +101,17 @@ def compare(
     }
 
 
-def read_bandwidth(values: Tensor, seconds: float = 0.5) -> float:
+def read_bandwidth(values: Tensor, seconds: float = 0.5, fill: float = FILL) -> float:
     """GB/s at which `values` can be read: what one pass over them must cost.
 
     On the CPU the rate of `torch.sum` or `torch.amax`, whichever is faster; on CUDA that of a copy, reads and writes counted.
+    `fill` as in `compare`.
     """
     if device.is_cuda():
         copy = torch.empty_like(values)
         timing = compare({"copy": lambda: copy.copy_(values)}, seconds=seconds)["copy"]
         return 2 * values.nbytes / 1e6 / timing.ms.median
-    timings = compare({"sum": values.sum, "amax": values.amax}, seconds=seconds)
+    timings = compare({"sum": values.sum, "amax": values.amax}, seconds=seconds, fill=fill)
     return values.nbytes / 1e6 / min(m.ms.median for m in timings.values())
 
 
@@ -190,8 +191,9 @@ def _cpu_name() -> str:
 
 def _calls_to_fill(seconds: float, work: Work) -> int:
     """How many calls of `work` take so long, at least one."""
-    once = min(device.seconds(work) for _ in range(3)) if seconds > 0 else 0.0
-    return max(1, round(seconds / once)) if once > 0 else 1
+    if seconds == 0 or device.seconds(work) > seconds:
+        return 1
+    return max(1, round(seconds / min(device.seconds(work) for _ in range(3))))
 
 
 def _warm_up(work: Work) -> float | None:

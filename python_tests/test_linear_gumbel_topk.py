@@ -108,8 +108,9 @@ def test_draws_follow_the_law():
     assert chi2 < degrees + 4.5 * (2 * degrees) ** 0.5
 
 
-def test_same_draws_for_any_split_and_thread_count():
-    x, weight, bias = layer(301, 50, 500)
+@pytest.mark.parametrize("width", [17, 48, 50])
+def test_same_draws_for_any_split_and_thread_count(width):
+    x, weight, bias = layer(301, width, 500)
     whole = ops.linear_gumbel_topk(x, weight, bias, 5, seed=6)
     rows = torch.arange(301)
     parts = [

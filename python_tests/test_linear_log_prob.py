@@ -87,6 +87,25 @@ def test_items_that_no_row_gives_weight_are_left_out():
     assert bias_grad[256:].any()
 
 
+@pytest.mark.parametrize("faint", [slice(0, 129), slice(129, 300), slice(0, 60)])
+def test_faint_rows_do_not_take_others_with_them(faint):
+    """Rows whose entries are all below the bound may be left out, never their neighbours in a block."""
+    hidden, weight, bias, targets, grad = problem(300, 8, 100)
+    grad = grad.index_fill(0, torch.arange(300)[faint], 1e-20)
+    hidden_grad = run(ops.linear_log_prob, hidden, weight, bias, targets, grad)[1]
+    assert hidden_grad.any(1).sum() >= (grad.abs() > 1e-10).sum()
+    assert_as_exact_as_pytorch((hidden, weight, bias, targets, grad))
+
+
+def test_a_row_has_the_same_bits_alone_and_in_a_batch():
+    hidden, weight, bias, targets, _ = problem(40, 17, 500)
+    whole = ops.linear_log_prob(hidden, weight, bias, targets)
+    for first, last in ((0, 1), (3, 5), (7, 10), (12, 16), (20, 40)):
+        assert torch.equal(
+            ops.linear_log_prob(hidden[first:last], weight, bias, targets[first:last]), whole[first:last]
+        )
+
+
 def test_excluded_items():
     hidden, weight, bias, targets, grad = problem(9, 4, 700)
     bias = bias.detach().index_fill(0, torch.arange(0, 520), -torch.inf)

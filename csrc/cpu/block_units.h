@@ -1,4 +1,4 @@
-// A projection as units of work, each a block of items for some rows, and what its statistics add up to.
+// A projection as units of work, each a block of items for some rows.
 #pragma once
 
 #include <algorithm>
@@ -30,8 +30,5 @@ void for_each_unit(const Runtime& runtime, const Projection& projection, int64_t
     }
   });
 }
-
-// log of the sum of all weights: of nothing but -inf it is -inf, with a NaN or +inf among the logits NaN.
-double log_sum_exp(int64_t blocks, BlockStats<float> stats);
 
 }  // namespace irecgan::cpu

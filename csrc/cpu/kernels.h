@@ -177,7 +177,9 @@ struct Kernels {
   // project_block without exclusions, which also notes the logits of the rows' targets [R] that lie in the block.
   void (*log_prob_block)(const Projection& projection, const float* hidden, int64_t begin, int64_t end, int64_t block,
                          BlockStats<float> stats, const int64_t* targets, float* target_logits, float* panel);
-  // The gradient by one block's logits. Returns whether an entry counts; NaN does.
+  // log of a row's whole weight: -inf where all logits are, NaN with a NaN or +inf among them.
+  double (*log_sum_exp)(int64_t blocks, BlockStats<float> stats);
+  // The gradient by one block's logits. Returns whether an entry counts; all do where grad or log_sum_exp is NaN.
   bool (*gradient_block)(const Projection& projection, const float* hidden, int64_t begin, int64_t end, int64_t block,
                          const LogitGradient& gradient, float* panel);
   // out [n] = (out, if `accumulate`) + the sum of the rows of values [rows, n], which are `stride` apart.

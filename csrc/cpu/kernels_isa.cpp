@@ -65,6 +65,7 @@ const Kernels IRECGAN_TABLE(IRECGAN_ISA){
     step_score_scored,
     dot,
     log_prob_block,
+    log_sum_exp,
     gradient_block,
     sum_rows,
 };

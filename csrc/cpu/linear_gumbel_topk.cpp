@@ -21,11 +21,16 @@ void linear_gumbel_topk(const Runtime& runtime, const Projection& projection, co
   const BlockStats<float> stats{shift, shift + rows.count * blocks};
   project_stats(runtime, projection, rows.hidden, rows.count, stats);
 
+  const Kernels& kernel = kernels();
+  runtime.parallel_for(rows.count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const BlockStats<float> row{stats.shift + r * blocks, stats.sum + r * blocks};
+      out.logsumexp[r] = static_cast<float>(kernel.log_sum_exp(blocks, row));
+    }
+  });
   std::vector<ProjectedDraw> draws;
-  for (int64_t r = 0; r < rows.count; ++r) {
-    out.logsumexp[r] = static_cast<float>(log_sum_exp(blocks, {stats.shift + r * blocks, stats.sum + r * blocks}));
+  for (int64_t r = 0; r < rows.count; ++r)
     draws.push_back({r, {rows.seed, rows.ids[r], rows.step, 0, 0}, out.values + r * k, out.indices + r * k});
-  }
   std::vector<int64_t> drawn(draws.size());
   ProjectedRaces races(runtime, projection, k);
   races.find_arrivals(rows.hidden, stats, draws.data(), rows.count);

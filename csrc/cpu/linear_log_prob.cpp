@@ -108,12 +108,21 @@ class Backward {
                                                             item_ / kBlock + item_block, gradient, panel);
   }
 
+  // Whether entries count in one of the tile's blocks that hold some of these rows and items.
+  bool any_counts(int64_t row, int64_t rows, int64_t item, int64_t items) const {
+    for (int64_t r = row / block_rows_; r * block_rows_ < row + rows; ++r) {
+      const bool* counts = counts_[r];
+      if (std::any_of(counts + item / kBlock, counts + block_count(item + items), [](bool c) { return c; }))
+        return true;
+    }
+    return false;
+  }
+
   void add_hidden_grad(int64_t row) {
     const int64_t rows = std::min(kProductRows, rows_ - row);
     float* out = hidden_grad_ + row_ * in_.width;
     const bool first = item_ == 0;
-    const bool* counts = counts_[row / block_rows_];
-    if (std::any_of(counts, counts + block_count(items_), [](bool c) { return c; })) {
+    if (any_counts(row, rows, 0, items_)) {
       kernel_.packed_linear({by_row_.data(), nullptr, items_, in_.width, weights_.data(), nullptr, out, !first}, row,
                             row + rows);
     } else if (first) {
@@ -128,11 +137,7 @@ class Backward {
       kernel_.sum_rows(by_row_.data() + item, items_, rows_, items, bias_grad_ + item_ + item, !first);
     if (weight_grad_ == nullptr) return;
     float* out = weight_grad_ + item_ * in_.width;
-    bool counts = false;
-    for (int64_t row_block = 0; row_block < ceil_divide(rows_, block_rows_); ++row_block) {
-      for (int64_t b = item / kBlock; b < block_count(item + items); ++b) counts |= counts_[row_block][b];
-    }
-    if (counts) {
+    if (any_counts(0, rows_, item, items)) {
       kernel_.packed_linear({by_item_.data(), nullptr, rows_, in_.width, hidden_of(row_), nullptr, out, !first}, item,
                             item + items);
     } else if (first) {
@@ -172,7 +177,7 @@ void linear_log_prob(const Runtime& runtime, const LinearLogProb& in, float* log
   });
   runtime.parallel_for(in.rows, 64, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
-      log_sum_exps[r] = log_sum_exp(blocks, {stats.shift + r * blocks, stats.sum + r * blocks});
+      log_sum_exps[r] = kernel.log_sum_exp(blocks, {stats.shift + r * blocks, stats.sum + r * blocks});
       log_prob[r] = static_cast<float>(log_prob[r] - log_sum_exps[r]);
     }
   });

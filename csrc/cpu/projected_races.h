@@ -2,6 +2,7 @@
 // that a block's weights come from memory once for the rows that look into it.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "buffer.h"
@@ -22,6 +23,7 @@ class ProjectedRaces {
  public:
   ProjectedRaces(const Runtime& runtime, const Projection& projection, int64_t k)
       : runtime_(runtime), projection_(projection), k_(k) {}
+  ProjectedRaces(const ProjectedRaces&) = delete;  // whoever owns it owns the projection too
 
   // hidden [states, H], stats [states, block_count(C)]: those of project_stats. draws [count] must stay where they are.
   void find_arrivals(const float* hidden, BlockStats<float> stats, const ProjectedDraw* draws, int64_t count);
@@ -38,7 +40,7 @@ class ProjectedRaces {
   };
 
   BlockStats<float> stats_of(int64_t draw) const;
-  float* logits_of(int64_t draw) { return logits_.data() + (draw - first_) * k_ * kBlock; }
+  float* logits_of(int64_t draw) { return logits_.data() + (draw - first_) * most_ * kBlock; }
   void open_blocks();
   void run_races(int64_t* drawn, float* log_prob);
   template <typename F>
@@ -49,16 +51,17 @@ class ProjectedRaces {
   const int64_t k_;
   const Kernels& kernel_ = kernels();
   const int64_t blocks_ = block_count(projection_.items);
+  const int64_t most_ = std::min(k_, blocks_);  // blocks that a draw looks into
   const float* hidden_ = nullptr;
   BlockStats<float> stats_{};
   const ProjectedDraw* draws_ = nullptr;
   int64_t count_ = 0;
-  Buffer<Arrival> arrivals_;      // [count, k]
-  Buffer<int64_t> opened_;        // [count, k] the arrivals' blocks, each draw's ascending
+  Buffer<Arrival> arrivals_;      // [count, most]
+  Buffer<int64_t> opened_;        // [count, most] the arrivals' blocks, each draw's ascending
   std::vector<int64_t> waiting_;  // [count] first arrivals, or kNotANumber
   // Of the draws first_..last_ - 1, whose blocks are opened together:
   int64_t first_ = 0, last_ = 0;
-  Buffer<float> logits_;       // [last_ - first_, k, 64]
+  Buffer<float> logits_;       // [last_ - first_, most, 64]
   std::vector<int64_t> ends_;  // [blocks + 1] where a block's visits end
   std::vector<Visit> visits_;
 };

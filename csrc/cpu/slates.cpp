@@ -17,7 +17,6 @@ SlateSampler::SlateSampler(const Runtime& runtime, const LinearWeights& head, in
     : runtime_(runtime),
       projection_{head.weight, head.bias, items, hidden, nullptr, nullptr},
       items_(items),
-      hidden_(hidden),
       slate_size_(slate_size),
       races_(runtime, projection_, slate_size) {
   if (items <= kPackedItems) {

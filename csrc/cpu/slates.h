@@ -47,7 +47,6 @@ class SlateSampler {
   const Kernels& kernel_ = kernels();
   Projection projection_;
   const int64_t items_;
-  const int64_t hidden_;
   const int64_t slate_size_;
   PackedLinear packed_;   // empty if the catalogue is large
   Buffer<float> panels_;  // the projection's; large catalogues

@@ -25,6 +25,27 @@ inline void log_prob_block(const Projection& p, const float* hidden, int64_t beg
   });
 }
 
+// In double: the blocks of a large catalogue must not add their rounding.
+inline double log_sum_exp(int64_t blocks, BlockStats<float> stats) {
+  float largest = -kInfinity;
+#pragma omp simd reduction(max : largest)
+  for (int64_t b = 0; b < blocks; ++b) {
+    // Empty blocks have a shift of 0 that says nothing.
+    const float shift = stats.sum[b] > 0 ? stats.shift[b] : -kInfinity;
+    largest = shift > largest ? shift : largest;
+  }
+  const float reference = shift_of(largest);
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t b = 0; b < blocks; ++b) {
+    const double weight = static_cast<double>(stats.sum[b]) *
+                          exp_fast(static_cast<double>(stats.shift[b]) - static_cast<double>(reference));
+    sum += stats.sum[b] == 0 ? 0.0 : weight;
+  }
+  if (sum == 0) return -static_cast<double>(kInfinity);
+  return sum > 0 ? static_cast<double>(reference) + log_fast(sum) : static_cast<double>(__builtin_nanf(""));
+}
+
 // entries [n] = -scale exp(logits - log_sum_exp). Returns the largest magnitude. The logarithm is double since its
 // rounding to float would be a relative error of every entry.
 inline float softmax_gradient(const float* logits, int64_t n, double log_sum_exp, float scale, float* entries) {
@@ -53,7 +74,7 @@ inline bool gradient_block(const Projection& p, const float* hidden, int64_t beg
       entry += g.grad[row];
       most = __builtin_fmaxf(most, __builtin_fabsf(entry));
     }
-    counts |= !(most < g.bound);
+    counts |= !(most < g.bound) || g.log_sum_exp[row] != g.log_sum_exp[row];
   });
   if (g.by_item != nullptr) transpose(g.by_row, g.items, end - begin, present, g.by_item, g.rows);
   return counts;
