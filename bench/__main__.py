@@ -34,6 +34,7 @@ BENCHMARKS: dict[str, Callable[[Sequence[int], bool], list[dict[str, Any]]]] = {
     "catalogue_sample": catalogue_sample.run,
     "linear_log_prob": linear_log_prob.run,
     "rollout": rollout.run,
+    "rollout_catalogue": rollout.run_catalogue,
     "train_epoch": train_epoch.run,
     "train_catalogue": train_catalogue.run,
     "prepare": prepare.run,

@@ -94,7 +94,7 @@ from irecgan_ext.training.config import preset
 main(replace(preset("quick"), device=sys.argv[1], quiet=True, out=Path(sys.argv[2])))' "$DEVICE" "$OUT/run")
 fi
 part "train quick" 90 "$PYTHON" "${train[@]}"
-for question in rollout gumbel_topk linear_gumbel_topk linear_log_prob train_epoch scaling; do
+for question in rollout rollout_catalogue gumbel_topk linear_gumbel_topk linear_log_prob train_epoch scaling; do
   part "bench $question" 180 "$PYTHON" -m bench "$question" --device "$DEVICE" "${bench_flags[@]}" \
     --json "$OUT/results/${DEVICE}_$question.json"
 done

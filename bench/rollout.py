@@ -46,14 +46,15 @@ CASES = [
     Case(QUICK_SIZE, "trained", sessions=1024, padded_sessions=128),
     Case(QUICK_SIZE, "random", sessions=1024, padded_sessions=128),
     Case(Size("lstm", 50, 512, 2), "peaked", sessions=500, padded_sessions=4),
-    Case(Size("gru", 32, 512, 1, items=40_000), "peaked", sessions=16, padded_sessions=4),
 ]
+CATALOGUE_CASES = [Case(Size("gru", 32, 512, 1, items=40_000), "peaked", sessions=64, padded_sessions=4)]
 CUDA_CASES = [
     Case(QUICK_SIZE, "trained", sessions=100_000, padded_sessions=10_000),
     Case(Size("lstm", 50, 512, 2), "random", sessions=10_000, padded_sessions=500),
-    Case(Size("gru", 32, 512, 1, items=40_000), "peaked", sessions=1_000, padded_sessions=100),
 ]
+CUDA_CATALOGUE_CASES = [Case(Size("gru", 32, 512, 1, items=40_000), "peaked", sessions=1_000, padded_sessions=100)]
 QUICK_CASES = [Case(QUICK_SIZE, "trained", sessions=100, padded_sessions=20)]
+QUICK_CATALOGUE_CASES = [Case(Size("gru", 8, 16, 1, items=2_000), "peaked", sessions=40, padded_sessions=20)]
 
 Play = Callable[[int], Rollout | Played]  # so many sessions
 
@@ -68,8 +69,18 @@ class Candidate:
 
 def run(threads: Sequence[int], quick: bool) -> list[dict[str, Any]]:
     """Rows of results: per case and number of threads, the op with and without shared states, and its peers."""
+    return _run(QUICK_CASES if quick else CUDA_CASES if device.is_cuda() else CASES, threads, quick)
+
+
+def run_catalogue(threads: Sequence[int], quick: bool) -> list[dict[str, Any]]:
+    """The same for a catalogue whose logits are never in memory."""
+    cases = CUDA_CATALOGUE_CASES if device.is_cuda() else CATALOGUE_CASES
+    return _run(QUICK_CATALOGUE_CASES if quick else cases, threads, quick)
+
+
+def _run(cases: Sequence[Case], threads: Sequence[int], quick: bool) -> list[dict[str, Any]]:
     rows = []
-    for case in QUICK_CASES if quick else CUDA_CASES if device.is_cuda() else CASES:
+    for case in cases:
         print(f"rollout: {case.size}, {case.law}", file=sys.stderr, flush=True)
         models = make(case.size, case.law, MEAN_LENGTH, quick)
         candidates = _candidates(case, models)
