@@ -5,11 +5,17 @@
 #include <new>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace irecgan::cpu {
 namespace {
 
 constexpr std::align_val_t kAlignment{64};
-constexpr size_t kKeptBytes = size_t{64} << 20;
+constexpr std::align_val_t kLargePage{2 << 20};
+constexpr size_t kLargeBytes = 2 * static_cast<size_t>(kLargePage);
+constexpr size_t kKeptBytes = size_t{256} << 20;
 constexpr size_t kLeastBytes = 4096;
 
 struct Kept {
@@ -17,6 +23,17 @@ struct Kept {
   std::vector<Memory> free;
   size_t bytes = 0;
 };
+
+std::align_val_t alignment(size_t bytes) { return bytes < kLargeBytes ? kAlignment : kLargePage; }
+
+std::byte* new_memory(size_t bytes) {
+  auto* const data = static_cast<std::byte*>(::operator new(bytes, alignment(bytes)));
+#if defined(__linux__)
+  // A hint: pages of 4 KB cost a fault each, which shows where a call's memory is too large to be kept.
+  if (bytes >= kLargeBytes) madvise(data, bytes, MADV_HUGEPAGE);
+#endif
+  return data;
+}
 
 // Never destroyed: threads may still give memory back while the process ends.
 Kept& kept() {
@@ -43,7 +60,7 @@ Memory take_memory(size_t bytes) {
     }
   }
   const size_t size = std::max(bytes, kLeastBytes);
-  return {static_cast<std::byte*>(::operator new(size, kAlignment)), size};
+  return {new_memory(size), size};
 }
 
 void give_memory(Memory memory) {
@@ -56,7 +73,7 @@ void give_memory(Memory memory) {
       return;
     }
   }
-  ::operator delete(memory.data, kAlignment);
+  ::operator delete(memory.data, alignment(memory.bytes));
 }
 
 }  // namespace irecgan::cpu

@@ -14,7 +14,7 @@ struct Memory {
 
 // At least `bytes` of memory with whatever contents, given back before or new. From any thread.
 Memory take_memory(size_t bytes);
-// Kept for later, up to 64 MiB in all.
+// Kept for later, up to 256 MiB in all.
 void give_memory(Memory memory);
 
 // Memory for numbers that only grows, by half at least.

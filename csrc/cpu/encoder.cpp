@@ -5,8 +5,8 @@
 namespace irecgan::cpu {
 namespace {
 
-constexpr int64_t kParentGrain = 24;    // parents per thread at least: tiles of few rows waste the weights they load
-constexpr int64_t kParentsCached = 96;  // whose products are in cache when their children use them
+constexpr int64_t kChildGrain = 24;    // histories per thread at least: tiles of few rows waste the weights they load
+constexpr int64_t kCached = 72 << 10;  // floats of parents' products that are in cache when their children use them
 
 // Up to this many symbols, their input projections are made once per call. A rule of the sizes alone, so that a row's
 // rounding does not depend on who else is in the batch.
@@ -20,6 +20,7 @@ Encoder::Encoder(const Runtime& runtime, const EncoderWeights& weights, Cell cel
       cell_(cell),
       layer_count_(static_cast<int64_t>(weights.layers.size())),
       gate_width_((cell == Cell::kGru ? 3 : 4) * weights.hidden),
+      parents_cached_(std::max(kChildGrain, kCached / gate_width_)),
       components_(cell == Cell::kGru ? 1 : 2) {
   plane_[0] = states * weights.hidden;
   const int64_t size = components_ * layer_count_ * plane_[0];
@@ -35,51 +36,43 @@ Encoder::Encoder(const Runtime& runtime, const EncoderWeights& weights, Cell cel
   input_[0].apply(runtime, weights.embedding, nullptr, symbols, table_.reserve(symbols * gate_width_));
 }
 
-void Encoder::step(const Histories& histories, Buffer<float>& scratch) {
+void Encoder::step(const Histories& histories) {
   const int64_t count = histories.count();
   const int next = 1 - current_;
   plane_[next] = count * weights_.hidden;
   states_[next].reserve(components_ * layer_count_ * plane_[next]);
-  int64_t* symbols = symbols_.reserve(count);
-  for (const Node& node : histories.nodes()) *symbols++ = node.symbol;
   for (int64_t layer = 0; layer < layer_count_; ++layer) {
-    const Inputs inputs = project_inputs(layer, count, scratch);
-    runtime_.parallel_for(
-        static_cast<int64_t>(histories.parents().size()), kParentGrain, [&](int64_t begin, int64_t end) {
-          Buffer<float> products;
-          for (int64_t first = begin; first < end; first += kParentsCached)
-            step_children(layer, histories, inputs, first, std::min(end, first + kParentsCached), products);
-        });
+    runtime_.parallel_for(count, kChildGrain, [&](int64_t begin, int64_t end) {
+      Products products;
+      for (int64_t first = begin; first < end;) first = step_children(layer, histories, first, end, products);
+    });
   }
   current_ = next;
 }
 
-Encoder::Inputs Encoder::project_inputs(int64_t layer, int64_t nodes, Buffer<float>& scratch) {
-  if (layer == 0 && !table_.empty()) return {table_.data(), symbols_.data()};
-  float* to = scratch.reserve(nodes * gate_width_);
-  if (layer == 0) {
-    input_[0].apply(runtime_, weights_.embedding, symbols_.data(), nodes, to);
-  } else {
-    input_[static_cast<size_t>(layer)].apply(runtime_, rows(1 - current_, 0, layer - 1), nullptr, nodes, to);
-  }
-  return {to, nullptr};
-}
-
-void Encoder::step_children(int64_t layer, const Histories& histories, Inputs inputs, int64_t first_parent,
-                            int64_t last_parent, Buffer<float>& products) {
+int64_t Encoder::step_children(int64_t layer, const Histories& histories, int64_t first, int64_t end,
+                               Products& products) {
   const Kernels& kernel = kernels();
   const int64_t hidden = weights_.hidden;
   const bool lstm = cell_ == Cell::kLstm;
+  const int64_t parents = static_cast<int64_t>(histories.parents().size());
+  const int64_t first_parent = histories.child(first).slot;
+  const int64_t cached = histories.first_child(std::min(parents, first_parent + parents_cached_));
+  const int64_t last = std::min({end, cached, first + 2 * parents_cached_});
+  const int64_t last_parent = histories.child(last - 1).slot + 1;
+
+  const float* recurrent =
+      product(recurrent_[static_cast<size_t>(layer)], rows(current_, 0, layer),
+              histories.parents().data() + first_parent, last_parent - first_parent, products.recurrent);
+  const bool tabulated = layer == 0 && !table_.empty();
+  const float* inputs = tabulated ? table_.data() : project_inputs(layer, histories, first, last, products);
   const float* from = rows(current_, lstm ? 1 : 0, layer);  // c or h
   float* to = rows(1 - current_, 0, layer);
   float* to_cell = lstm ? rows(1 - current_, 1, layer) : nullptr;
-  float* recurrent = products.reserve((last_parent - first_parent) * gate_width_);
-  recurrent_[static_cast<size_t>(layer)].apply_here(rows(current_, 0, layer), histories.parents().data() + first_parent,
-                                                    last_parent - first_parent, recurrent);
-  for (int64_t at = histories.first_child(first_parent); at < histories.first_child(last_parent); ++at) {
+  for (int64_t at = first; at < last; ++at) {
     const int64_t i = histories.children()[static_cast<size_t>(at)];
-    const Node& node = histories.nodes()[static_cast<size_t>(i)];
-    const float* x = inputs.data + (inputs.index == nullptr ? i : inputs.index[i]) * gate_width_;
+    const Node& node = histories.child(at);
+    const float* x = inputs + (tabulated ? node.symbol : at - first) * gate_width_;
     const float* h = recurrent + (node.slot - first_parent) * gate_width_;
     const float* previous = from + node.parent * hidden;
     if (lstm) {
@@ -88,6 +81,25 @@ void Encoder::step_children(int64_t layer, const Histories& histories, Inputs in
       kernel.gru_row(x, h, previous, to + i * hidden, hidden);
     }
   }
+  return last;
+}
+
+const float* Encoder::project_inputs(int64_t layer, const Histories& histories, int64_t first, int64_t last,
+                                     Products& products) {
+  const PackedLinear& input = input_[static_cast<size_t>(layer)];
+  if (layer > 0) {
+    return product(input, rows(1 - current_, 0, layer - 1), histories.children().data() + first, last - first,
+                   products.inputs);
+  }
+  int64_t* symbols = products.symbols.reserve(last - first);
+  for (int64_t at = first; at < last; ++at) symbols[at - first] = histories.child(at).symbol;
+  return product(input, weights_.embedding, symbols, last - first, products.inputs);
+}
+
+const float* Encoder::product(const PackedLinear& linear, const float* a, const int64_t* index, int64_t rows,
+                              Buffer<float>& to) const {
+  linear.apply_here(a, index, rows, to.reserve(rows * gate_width_));
+  return to.data();
 }
 
 }  // namespace irecgan::cpu

@@ -27,6 +27,9 @@ class Histories {
   const std::vector<int64_t>& parents() const { return parents_; }
   // Nodes by slot; those of slot p are number first_child(p) to first_child(p + 1) - 1.
   const std::vector<int64_t>& children() const { return children_; }
+  const Node& child(int64_t number) const {
+    return nodes_[static_cast<size_t>(children_[static_cast<size_t>(number)])];
+  }
   int64_t first_child(int64_t slot) const { return first_child_[static_cast<size_t>(slot)]; }
   // Sessions by node; those of node n are number first_of(n) to first_of(n + 1) - 1.
   const int64_t* order() const { return order_.data(); }

@@ -27,26 +27,34 @@ typedef float Vector __attribute__((vector_size(kVectorLanes * sizeof(float)), a
 
 // out [kRows, kPanel], rows `stride` apart = bias + rows [kRows, inner] times weight [inner, kPanel], rows kWidth
 // apart. Meanwhile kAhead cache lines per inner step, from `ahead` on, are fetched for later. Not inlined: it needs
-// every vector register for itself.
+// every vector register for itself. The loops over sums are unrolled by order, or they would go through memory.
 template <int64_t kRows, int64_t kWidth, int64_t kAhead>
 __attribute__((noinline)) void tile(const float* const* rows, int64_t inner, const float* weight, const float* bias,
                                     float* out, int64_t stride, const float* ahead) {
   Vector sum[kRows][kPanelVectors];
+  const float* a[kRows];
+#pragma GCC unroll 8
   for (int64_t r = 0; r < kRows; ++r) {
+    a[r] = rows[r];
+#pragma GCC unroll 4
     for (int64_t v = 0; v < kPanelVectors; ++v) sum[r][v] = *reinterpret_cast<const Vector*>(bias + v * kVectorLanes);
   }
-  const float* a[kRows];
-  for (int64_t r = 0; r < kRows; ++r) a[r] = rows[r];
   for (int64_t i = 0; i < inner; ++i) {
+#pragma GCC unroll 4
     for (int64_t l = 0; l < kAhead; ++l) __builtin_prefetch(ahead + (i * kAhead + l) * kLineFloats, 0, 2);
     Vector w[kPanelVectors];
+#pragma GCC unroll 4
     for (int64_t v = 0; v < kPanelVectors; ++v)
       w[v] = *reinterpret_cast<const Vector*>(weight + i * kWidth + v * kVectorLanes);
+#pragma GCC unroll 8
     for (int64_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
       for (int64_t v = 0; v < kPanelVectors; ++v) sum[r][v] += a[r][i] * w[v];
     }
   }
+#pragma GCC unroll 8
   for (int64_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
     for (int64_t v = 0; v < kPanelVectors; ++v)
       *reinterpret_cast<Vector*>(out + r * stride + v * kVectorLanes) = sum[r][v];
   }

@@ -70,7 +70,6 @@ class Rollout {
   Buffer<int64_t> slates_;        // [sessions, K]
   std::vector<double> q_sums_;    // [R, W]
   Buffer<float> reward_queries_;  // [nodes, E]
-  Buffer<float> scratch_;         // of the encoders
   std::atomic<int64_t> bad_session_{-1};
 };
 
@@ -104,9 +103,9 @@ Rollout::Rollout(const Runtime& runtime, const RolloutModels& models, const Roll
 void Rollout::run() {
   while (!sessions_.empty()) {
     histories_.find(sessions_, options_.share);
-    user_.step(histories_, scratch_);
-    agent_.step(histories_, scratch_);
-    if (discriminator_) discriminator_->step(histories_, scratch_);
+    user_.step(histories_);
+    agent_.step(histories_);
+    if (discriminator_) discriminator_->step(histories_);
     project_queries();
     play_step();
     out_.work[0] += static_cast<int64_t>(sessions_.size());
