@@ -117,8 +117,8 @@ struct Kernels {
                       RaceScratch scratch, double* values, int64_t* indices);
 
   // race_f32 of up to kSmallRows rows of at most kBlock items, without their statistics: row r's logits [C], stream,
-  // values [k] and indices [k]. plain[r] is false where the row's draws are not valid: race_f32 finds out why. One
-  // seed.
+  // values [k] (or null: no times wanted) and indices [k]. plain[r] is false where the row's draws are not valid:
+  // race_f32 finds out why. One seed.
   void (*small_races)(const float* const* logits, int64_t count, int64_t items, int64_t k, const Stream* streams,
                       float* const* values, int64_t* const* indices, bool* plain);
 

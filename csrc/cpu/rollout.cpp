@@ -30,7 +30,7 @@ class Rollout {
   // Work space of one thread.
   struct Scratch {
     RaceBuffers race;
-    std::vector<float> values;   // [kSmallRows, K]
+    std::vector<float> values;   // [K]
     std::vector<float> weights;  // [K + 1]
     std::vector<float> mean;     // [E] of the discriminator
   };
@@ -148,8 +148,8 @@ void Rollout::play_chunk(int64_t first_node, int64_t last_node) {
   if (sampler_.draws_all()) draw_all(histories_.order() + first, count, first_node);
   runtime_.parallel_for(count, kSessionGrain, [&](int64_t begin, int64_t end) {
     const auto k = static_cast<size_t>(options_.slate_size);
-    Scratch scratch{RaceBuffers(models_.items, options_.slate_size), std::vector<float>(kSmallRows * k),
-                    std::vector<float>(k + 1), std::vector<float>(static_cast<size_t>(models_.discriminator.width))};
+    Scratch scratch{RaceBuffers(models_.items, options_.slate_size), std::vector<float>(k), std::vector<float>(k + 1),
+                    std::vector<float>(static_cast<size_t>(models_.discriminator.width))};
     for (int64_t i = first + begin; i < first + end; i += kSmallRows)
       play_batch(histories_.order() + i, std::min(kSmallRows, first + end - i), first_node, scratch);
   });

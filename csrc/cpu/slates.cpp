@@ -83,22 +83,20 @@ bool SlateSampler::draw_alone(const SlateDraw& draw, RaceBuffers& buffers, float
 void SlateSampler::draw_together(const SlateDraw* draws, int64_t count, RaceBuffers& buffers, float* values,
                                  bool* drawn) const {
   const float* logits[kSmallRows] = {};
-  float* to_values[kSmallRows] = {};
   int64_t* to_slates[kSmallRows] = {};
   Stream streams[kSmallRows] = {};
   for (int64_t j = 0; j < count; ++j) {
     logits[j] = logits_.data() + draws[j].state * items_;
-    to_values[j] = values + j * slate_size_;
     to_slates[j] = draws[j].slate;
     streams[j] = draws[j].stream;
   }
-  kernel_.small_races(logits, count, items_, slate_size_, streams, to_values, to_slates, drawn);
+  kernel_.small_races(logits, count, items_, slate_size_, streams, nullptr, to_slates, drawn);
   for (int64_t j = 0; j < count; ++j) {
     if (drawn[j]) continue;
     float shift, sum;
     kernel_.rough_stats_f32(logits[j], items_, {&shift, &sum});
-    drawn[j] = kernel_.race_f32(logits[j], items_, slate_size_, {&shift, &sum}, streams[j], buffers.scratch(),
-                                to_values[j], to_slates[j]) == slate_size_;
+    drawn[j] = kernel_.race_f32(logits[j], items_, slate_size_, {&shift, &sum}, streams[j], buffers.scratch(), values,
+                                to_slates[j]) == slate_size_;
   }
 }
 

@@ -34,7 +34,7 @@ class SlateSampler {
   bool draws_all() const { return packed_.empty(); }
   // drawn [count]: false where a state's logits hold NaN, +inf or fewer than K finite entries.
   void draw_all(const SlateDraw* draws, int64_t count, bool* drawn);
-  // `count` <= kSmallRows slates, all of one seed. From any thread. values [count * K]: scratch.
+  // `count` <= kSmallRows slates, all of one seed. From any thread. values [K]: scratch.
   void draw(const SlateDraw* draws, int64_t count, RaceBuffers& buffers, float* values, bool* drawn) const;
 
  private:

@@ -86,7 +86,9 @@ inline void lower_8(double* sums, int64_t place, double weight) {
 }
 #endif
 
-// The uniforms of all draws and the waits before them: gap[0] before the first arrival, gap[j + 1] after the j-th.
+// The uniforms of all draws and, where their times are wanted, the waits before them: gap[0] before the first arrival,
+// gap[j + 1] after the j-th.
+template <bool kTimes>
 inline void draw_rows(const Stream* streams, int64_t k, SmallRaces& s) {
   constexpr int64_t kPair = 2 * kRows;  // two draws' counters at a time
   uint32_t keys[4][kPair];
@@ -95,7 +97,7 @@ inline void draw_rows(const Stream* streams, int64_t k, SmallRaces& s) {
     for (int w = 0; w < 4; ++w) keys[w][l] = words.w[w];
   }
   double* uniforms = &s.gap[0][0];
-  for (int64_t j = -1; j < k; j += 2) {
+  for (int64_t j = kTimes ? -1 : 0; j < k; j += 2) {
     uint32_t c[4][kPair];
     std::memcpy(c, keys, sizeof c);
     for (int64_t l = 0; l < kPair; ++l) c[0][l] = static_cast<uint32_t>(j + l / kRows) << 24;
@@ -106,24 +108,24 @@ inline void draw_rows(const Stream* streams, int64_t k, SmallRaces& s) {
       }
     }
     philox4x32_10(c, static_cast<uint32_t>(streams[0].seed), static_cast<uint32_t>(streams[0].seed >> 32));
-    double first[kPair], second[kPair];
+    double first[kPair];
 #pragma omp simd
-    for (int64_t l = 0; l < kPair; ++l) {
-      first[l] = uniform(c[0][l], c[1][l]);
-      second[l] = uniform(c[2][l], c[3][l]);
-    }
+    for (int64_t l = 0; l < kPair; ++l) first[l] = uniform(c[0][l], c[1][l]);
     constexpr size_t kBytes = kRows * sizeof(double);
-    if (j < 0) {
-      std::memcpy(uniforms, first, kBytes);
-    } else {
-      std::memcpy(s.item[j], first, kBytes);
-      if (j + 1 < k) std::memcpy(uniforms + (j + 1) * kRows, second, kBytes);
-    }
+    std::memcpy(j < 0 ? uniforms : s.item[j], first, kBytes);
     if (j + 1 < k) std::memcpy(s.item[j + 1], first + kRows, kBytes);
-    if (j + 2 < k) std::memcpy(uniforms + (j + 2) * kRows, second + kRows, kBytes);
-  }
+    if constexpr (kTimes) {
+      double second[kPair];
 #pragma omp simd
-  for (int64_t i = 0; i < k * kRows; ++i) uniforms[i] = exponential_fast(uniforms[i]);
+      for (int64_t l = 0; l < kPair; ++l) second[l] = uniform(c[2][l], c[3][l]);
+      if (j >= 0 && j + 1 < k) std::memcpy(uniforms + (j + 1) * kRows, second, kBytes);
+      if (j + 2 < k) std::memcpy(uniforms + (j + 2) * kRows, second + kRows, kBytes);
+    }
+  }
+  if constexpr (kTimes) {
+#pragma omp simd
+    for (int64_t i = 0; i < k * kRows; ++i) uniforms[i] = exponential_fast(uniforms[i]);
+  }
 }
 
 // Draw `j` of row `r`: the group first, then the item in it.
@@ -146,8 +148,22 @@ inline int64_t pick_in_row(int64_t r, int64_t j, SmallRaces& s) {
   return item;
 }
 
-// Rows r < count of `logits` race with streams of one seed; values [count][k] and indices [count][k] of the rows with
-// plain[r] are written. items <= 64, k <= items, 1 <= count <= kRows.
+// values[r][j] of the rows r < count: -log of the j-th arrival.
+inline void arrival_values(int64_t count, int64_t k, SmallRaces& s, float* const* values) {
+  for (int64_t j = 0; j < k; ++j) {
+#pragma omp simd
+    for (int64_t r = 0; r < kRows; ++r) s.time[j][r] = (j == 0 ? 0.0 : s.time[j - 1][r]) + s.gap[j][r] / s.total[j][r];
+  }
+  double* times = &s.time[0][0];
+#pragma omp simd
+  for (int64_t i = 0; i < k * kRows; ++i) times[i] = -log_fast(times[i]);
+  for (int64_t r = 0; r < count; ++r) {
+    for (int64_t j = 0; j < k; ++j) values[r][j] = static_cast<float>(s.time[j][r] + static_cast<double>(s.shift[r]));
+  }
+}
+
+// Rows r < count of `logits` race with streams of one seed; values [count][k], unless null, and indices [count][k] of
+// the rows with plain[r] are written. items <= 64, k <= items, 1 <= count <= kRows.
 inline void small_races(const float* const* logits, int64_t count, int64_t items, int64_t k, const Stream* streams,
                         float* const* values, int64_t* const* indices, bool* plain) {
   SmallRaces s;
@@ -158,17 +174,11 @@ inline void small_races(const float* const* logits, int64_t count, int64_t items
     keyed[r] = streams[r < count ? r : 0];
   }
   for (int64_t r = 0; r < kRows; ++r) weigh_row(rows[r], items, r, s);
-  draw_rows(keyed, k, s);
+  values == nullptr ? draw_rows<false>(keyed, k, s) : draw_rows<true>(keyed, k, s);
   for (int64_t j = 0; j < k; ++j) {
     for (int64_t r = 0; r < count; ++r) indices[r][j] = pick_in_row(r, j, s);
   }
-  for (int64_t j = 0; j < k; ++j) {
-#pragma omp simd
-    for (int64_t r = 0; r < kRows; ++r) s.time[j][r] = (j == 0 ? 0.0 : s.time[j - 1][r]) + s.gap[j][r] / s.total[j][r];
-  }
-  double* times = &s.time[0][0];
-#pragma omp simd
-  for (int64_t i = 0; i < k * kRows; ++i) times[i] = -log_fast(times[i]);
+  if (values != nullptr) arrival_values(count, k, s, values);
   // Rounding left a target at the very end of a group, or on an item without weight: a rare row for race(). So is one
   // where little is left, which must be weighed anew, or NaN.
   int failed[kRows] = {};
@@ -176,10 +186,7 @@ inline void small_races(const float* const* logits, int64_t count, int64_t items
 #pragma omp simd
     for (int64_t r = 0; r < kRows; ++r) failed[r] |= s.taken[j][r] > 0 && s.total[j][r] >= kLeast ? 0 : 1;
   }
-  for (int64_t r = 0; r < count; ++r) {
-    plain[r] = failed[r] == 0;
-    for (int64_t j = 0; j < k; ++j) values[r][j] = static_cast<float>(s.time[j][r] + static_cast<double>(s.shift[r]));
-  }
+  for (int64_t r = 0; r < count; ++r) plain[r] = failed[r] == 0;
 }
 
 }  // namespace
