@@ -19,21 +19,22 @@ Encoder::Encoder(const Runtime& runtime, const EncoderWeights& weights, Cell cel
       weights_(weights),
       cell_(cell),
       layer_count_(static_cast<int64_t>(weights.layers.size())),
-      gate_width_((cell == Cell::kGru ? 3 : 4) * weights.hidden),
-      parents_cached_(std::max(kChildGrain, kCached / gate_width_)),
       components_(cell == Cell::kGru ? 1 : 2) {
   plane_[0] = states * weights.hidden;
   const int64_t size = components_ * layer_count_ * plane_[0];
   std::copy_n(weights.initial, size, states_[0].reserve(size));
+  const int64_t gates = (cell == Cell::kGru ? 3 : 4) * weights.hidden;
   int64_t width = weights.width;
   for (const LayerWeights& layer : weights.layers) {
-    input_.emplace_back(runtime, layer.input, layer.input_bias, width, gate_width_);
-    recurrent_.emplace_back(runtime, layer.recurrent, layer.recurrent_bias, weights.hidden, gate_width_);
+    input_.emplace_back(runtime, layer.input, layer.input_bias, width, gates);
+    recurrent_.emplace_back(runtime, layer.recurrent, layer.recurrent_bias, weights.hidden, gates);
     width = weights.hidden;
   }
+  gate_stride_ = recurrent_[0].stride();
+  parents_cached_ = std::max(kChildGrain, kCached / gate_stride_);
   const int64_t symbols = items + 2;
   if (symbols > kTableSymbols) return;
-  input_[0].apply(runtime, weights.embedding, nullptr, symbols, table_.reserve(symbols * gate_width_));
+  input_[0].apply(runtime, weights.embedding, nullptr, symbols, table_.reserve(symbols * gate_stride_));
 }
 
 void Encoder::step(const Histories& histories) {
@@ -72,8 +73,8 @@ int64_t Encoder::step_children(int64_t layer, const Histories& histories, int64_
   for (int64_t at = first; at < last; ++at) {
     const int64_t i = histories.children()[static_cast<size_t>(at)];
     const Node& node = histories.child(at);
-    const float* x = inputs + (tabulated ? node.symbol : at - first) * gate_width_;
-    const float* h = recurrent + (node.slot - first_parent) * gate_width_;
+    const float* x = inputs + (tabulated ? node.symbol : at - first) * gate_stride_;
+    const float* h = recurrent + (node.slot - first_parent) * gate_stride_;
     const float* previous = from + node.parent * hidden;
     if (lstm) {
       kernel.lstm_row(x, h, previous, to + i * hidden, to_cell + i * hidden, hidden);
@@ -98,7 +99,7 @@ const float* Encoder::project_inputs(int64_t layer, const Histories& histories, 
 
 const float* Encoder::product(const PackedLinear& linear, const float* a, const int64_t* index, int64_t rows,
                               Buffer<float>& to) const {
-  linear.apply_here(a, index, rows, to.reserve(rows * gate_width_));
+  linear.apply_here(a, index, rows, to.reserve(rows * gate_stride_));
   return to.data();
 }
 

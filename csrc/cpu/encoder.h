@@ -45,9 +45,9 @@ class Encoder {
   const EncoderWeights& weights_;
   const Cell cell_;
   const int64_t layer_count_;
-  const int64_t gate_width_;      // G H
-  const int64_t parents_cached_;  // whose products are made together
-  const int64_t components_;      // Z
+  const int64_t components_;    // Z
+  int64_t gate_stride_ = 0;     // distance of the rows of a layer's products, G H in whole panels
+  int64_t parents_cached_ = 0;  // whose products are made together
   int current_ = 0;
   std::vector<PackedLinear> input_;      // [L]
   std::vector<PackedLinear> recurrent_;  // [L]

@@ -33,11 +33,12 @@ void pack_rows(const Runtime& runtime, const float* matrix, int64_t rows, int64_
 }
 
 PackedLinear::PackedLinear(const Runtime& runtime, const float* weight, const float* bias, int64_t m, int64_t n)
-    : inner_(m), columns_(n) {
+    : inner_(m) {
   const int64_t width = kernels().panel;
   const int64_t panels = (n + width - 1) / width;
-  float* const packed = weight_.reserve(panels * m * width);
-  std::fill_n(bias_.reserve(panels * width), panels * width, 0.0f);
+  stride_ = panels * width;
+  float* const packed = weight_.reserve(stride_ * m);
+  std::fill_n(bias_.reserve(stride_), stride_, 0.0f);
   if (bias != nullptr) std::copy_n(bias, n, bias_.data());
   runtime.parallel_for(panels, kPackGrain, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
@@ -58,12 +59,12 @@ PackedLinear::PackedLinear(const Runtime& runtime, const float* weight, const fl
 void PackedLinear::apply(const Runtime& runtime, const float* a, const int64_t* index, int64_t rows, float* out) const {
   const Kernels& kernel = kernels();
   runtime.parallel_for(rows, kRowGrain, [&](int64_t begin, int64_t end) {
-    kernel.packed_linear({a, index, inner_, columns_, weight_.data(), bias_.data(), out, false}, begin, end);
+    kernel.packed_linear({a, index, inner_, stride_, weight_.data(), bias_.data(), out, stride_, false}, begin, end);
   });
 }
 
 void PackedLinear::apply_here(const float* a, const int64_t* index, int64_t rows, float* out) const {
-  kernels().packed_linear({a, index, inner_, columns_, weight_.data(), bias_.data(), out, false}, 0, rows);
+  kernels().packed_linear({a, index, inner_, stride_, weight_.data(), bias_.data(), out, stride_, false}, 0, rows);
 }
 
 }  // namespace irecgan::cpu

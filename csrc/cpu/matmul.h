@@ -20,20 +20,21 @@ class PackedLinear {
   // weight [n, m], bias [n] or null.
   PackedLinear(const Runtime& runtime, const float* weight, const float* bias, int64_t m, int64_t n);
 
-  bool empty() const { return columns_ == 0; }
-  int64_t columns() const { return columns_; }
+  bool empty() const { return stride_ == 0; }
+  // Distance of the result's rows: n in whole panels.
+  int64_t stride() const { return stride_; }
 
-  // out [rows, n] = x [rows, m] @ weight^T + bias, where row i of x is row index[i] of a, or row i if index is null.
-  // A row of the result is the same to the last bit whatever the other rows are.
+  // out [rows, stride] = x [rows, m] @ weight^T + bias and then zeros, where row i of x is row index[i] of a, or row i
+  // if index is null. A row of the result is the same to the last bit whatever the other rows are.
   void apply(const Runtime& runtime, const float* a, const int64_t* index, int64_t rows, float* out) const;
   // The same on the calling thread.
   void apply_here(const float* a, const int64_t* index, int64_t rows, float* out) const;
 
  private:
   int64_t inner_ = 0;
-  int64_t columns_ = 0;
+  int64_t stride_ = 0;
   Buffer<float> weight_;  // [panels, m, panel width], zeros beyond column n
-  Buffer<float> bias_;    // [panels * panel width]
+  Buffer<float> bias_;    // [stride]
 };
 
 }  // namespace irecgan::cpu

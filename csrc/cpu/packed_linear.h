@@ -83,7 +83,7 @@ inline void tile_of(int64_t count, const float* const* rows, int64_t inner, cons
 inline void put_columns(const PackedProduct& p, int64_t first, int64_t count, int64_t column, int64_t filled,
                         const float* sums) {
   for (int64_t r = 0; r < count; ++r) {
-    float* out = p.out + (first + r) * p.columns + column;
+    float* out = p.out + (first + r) * p.stride + column;
     if (p.accumulate) {
 #pragma omp simd
       for (int64_t i = 0; i < filled; ++i) out[i] += sums[r * kPanel + i];
@@ -106,8 +106,8 @@ void packed_linear(const PackedProduct& p, int64_t begin, int64_t end) {
         const float* rows[kTileRows];
         for (int64_t r = 0; r < count; ++r)
           rows[r] = p.a + (p.index == nullptr ? first + r : p.index[first + r]) * p.inner;
-        if (filled == kPanel && !p.accumulate) {
-          tile_of<kPanel>(count, rows, p.inner, weight, bias, p.out + first * p.columns + column, p.columns);
+        if (column + kPanel <= p.stride && !p.accumulate) {
+          tile_of<kPanel>(count, rows, p.inner, weight, bias, p.out + first * p.stride + column, p.stride);
           continue;
         }
         float sums[kTileRows * kPanel];

@@ -69,7 +69,7 @@ class Rollout {
   Histories histories_;
   Buffer<int64_t> slates_;        // [sessions, K]
   std::vector<double> q_sums_;    // [R, W]
-  Buffer<float> reward_queries_;  // [nodes, E]
+  Buffer<float> reward_queries_;  // [nodes, stride]
   std::atomic<int64_t> bad_session_{-1};
 };
 
@@ -121,7 +121,8 @@ void Rollout::project_queries() {
   const int64_t nodes = histories_.count();
   clicks_.project(user_.output(), nodes);
   if (!reward_query_.empty())
-    reward_query_.apply(runtime_, user_.output(), nullptr, nodes, reward_queries_.reserve(nodes * models_.user.width));
+    reward_query_.apply(runtime_, user_.output(), nullptr, nodes,
+                        reward_queries_.reserve(nodes * reward_query_.stride()));
   if (favourites_) favourites_->project(discriminator_->output(), nodes);
 }
 
@@ -208,8 +209,8 @@ void Rollout::play_session(int64_t session, float* weights, float* mean) {
     s.reward = 1.0f;
     if (models_.binary_reward) {
       const int64_t width = models_.user.width;
-      const float logit =
-          kernel_.dot(reward_queries_.data() + s.node * width, models_.user.embedding + s.clicked * width, width);
+      const float logit = kernel_.dot(reward_queries_.data() + s.node * reward_query_.stride(),
+                                      models_.user.embedding + s.clicked * width, width);
       s.reward = earns(uniforms.reward, logit) ? 1.0f : 0.0f;
     }
   }

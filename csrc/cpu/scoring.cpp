@@ -38,31 +38,31 @@ CandidateScorer::CandidateScorer(const Runtime& runtime, const EncoderWeights& e
   }
   projection_ = fold(runtime, encoder, query, items + 1);
   if (!matches) return;
-  PackedLinear(runtime, embedding_, nullptr, width_, items + 1)
-      .apply(runtime, embedding_, nullptr, items + 1, matches_.reserve((items + 1) * (items + 1)));
+  const PackedLinear candidates(runtime, embedding_, nullptr, width_, items + 1);
+  candidates.apply(runtime, embedding_, nullptr, items + 1, matches_.reserve((items + 1) * candidates.stride()));
 }
 
 void CandidateScorer::project(const float* states, int64_t nodes) {
-  float* to = scores_.reserve(nodes * projection_.columns());
+  float* to = scores_.reserve(nodes * projection_.stride());
   projection_.apply(runtime_, states, nullptr, nodes, to);
 }
 
 ClickInputs CandidateScorer::unfolded_slate(int64_t node, const int64_t* slate, int64_t slate_size,
                                             float* weights) const {
-  return {scores_.data() + node * width_, embedding_, slate, slate_size, width_, items_, weights};
+  return {scores_of(node), embedding_, slate, slate_size, width_, items_, weights};
 }
 
 int64_t CandidateScorer::click(int64_t node, const int64_t* slate, int64_t slate_size, double u, float* weights) const {
   if (!folded_) return kernel_.click(unfolded_slate(node, slate, slate_size, weights), u);
-  return kernel_.click_scored({scores_.data() + node * (items_ + 1), slate, slate_size, items_, weights}, u);
+  return kernel_.click_scored({scores_of(node), slate, slate_size, items_, weights}, u);
 }
 
 float CandidateScorer::step_score(int64_t node, const int64_t* slate, int64_t slate_size, int64_t clicked,
                                   float* weights, float* mean) const {
   if (!folded_)
     return kernel_.step_score(unfolded_slate(node, slate, slate_size, weights), clicked, kFavouriteTemperature, mean);
-  return kernel_.step_score_scored({scores_.data() + node * (items_ + 1), slate, slate_size, items_, weights},
-                                   matches_.data() + clicked * (items_ + 1), kFavouriteTemperature);
+  return kernel_.step_score_scored({scores_of(node), slate, slate_size, items_, weights},
+                                   matches_.data() + clicked * projection_.stride(), kFavouriteTemperature);
 }
 
 }  // namespace irecgan::cpu

@@ -28,6 +28,7 @@ class CandidateScorer {
                    float* mean) const;
 
  private:
+  const float* scores_of(int64_t node) const { return scores_.data() + node * projection_.stride(); }
   ClickInputs unfolded_slate(int64_t node, const int64_t* slate, int64_t slate_size, float* weights) const;
 
   const Runtime& runtime_;
@@ -37,8 +38,8 @@ class CandidateScorer {
   const int64_t width_;
   const bool folded_;
   PackedLinear projection_;  // H -> C + 1 or E
-  Buffer<float> scores_;     // [nodes, C + 1 or E]
-  Buffer<float> matches_;    // [C + 1, C + 1]: e_j . e_l
+  Buffer<float> scores_;     // [nodes, C + 1 or E], rows the projection's stride apart
+  Buffer<float> matches_;    // [C + 1, C + 1]: e_j . e_l, likewise
 };
 
 }  // namespace irecgan::cpu

@@ -46,10 +46,10 @@ void SlateSampler::project(const float* states, int64_t count) {
     project_stats(runtime_, projection_, states, count, stats_of(0));
     return;
   }
-  packed_.apply(runtime_, states, nullptr, count, logits_.reserve(count * items_));
+  packed_.apply(runtime_, states, nullptr, count, logits_.reserve(count * packed_.stride()));
   if (one_block()) return;
   runtime_.parallel_for(count, 1 + 4096 / items_, [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) kernel_.rough_stats_f32(logits_.data() + n * items_, items_, stats_of(n));
+    for (int64_t n = begin; n < end; ++n) kernel_.rough_stats_f32(logits_of(n), items_, stats_of(n));
   });
 }
 
@@ -76,8 +76,8 @@ void SlateSampler::draw(const SlateDraw* draws, int64_t count, RaceBuffers& buff
 
 bool SlateSampler::draw_alone(const SlateDraw& draw, RaceBuffers& buffers, float* values) const {
   const int64_t n = draw.state;
-  return kernel_.race_f32(logits_.data() + n * items_, items_, slate_size_, stats_of(n), draw.stream, buffers.scratch(),
-                          values, draw.slate) == slate_size_;
+  return kernel_.race_f32(logits_of(n), items_, slate_size_, stats_of(n), draw.stream, buffers.scratch(), values,
+                          draw.slate) == slate_size_;
 }
 
 void SlateSampler::draw_together(const SlateDraw* draws, int64_t count, RaceBuffers& buffers, float* values,
@@ -86,7 +86,7 @@ void SlateSampler::draw_together(const SlateDraw* draws, int64_t count, RaceBuff
   int64_t* to_slates[kSmallRows] = {};
   Stream streams[kSmallRows] = {};
   for (int64_t j = 0; j < count; ++j) {
-    logits[j] = logits_.data() + draws[j].state * items_;
+    logits[j] = logits_of(draws[j].state);
     to_slates[j] = draws[j].slate;
     streams[j] = draws[j].stream;
   }

@@ -39,6 +39,7 @@ class SlateSampler {
 
  private:
   bool one_block() const { return items_ <= kBlock; }
+  const float* logits_of(int64_t state) const { return logits_.data() + state * packed_.stride(); }
   BlockStats<float> stats_of(int64_t state) const;
   void draw_together(const SlateDraw* draws, int64_t count, RaceBuffers& buffers, float* values, bool* drawn) const;
   bool draw_alone(const SlateDraw& draw, RaceBuffers& buffers, float* values) const;
@@ -53,7 +54,7 @@ class SlateSampler {
   Buffer<float> values_;  // [draws, K] that nobody reads
   ProjectedRaces races_;
   const float* states_ = nullptr;
-  Buffer<float> logits_;       // [states, C]; small catalogues
+  Buffer<float> logits_;       // [states, C], rows packed_'s stride apart; small catalogues
   Buffer<float> shift_, sum_;  // [states, block_count(C)]; not where the catalogue is one block
 };
 
