@@ -21,32 +21,17 @@ namespace {
 constexpr int64_t kReadAhead = 1024;
 
 // exp_weight (math/exp.h) with the same error bound, for x of either sign: 2^y is the minimax polynomial of degree 5 at
-// y - floor(y), scaled. Beyond a float's range 0 or infinity; NaN stays NaN. Vectors take each operation together: one
-// vector's operations wait for each other, and the processor does not look far enough ahead to find the next one's.
-template <int kVectors>
-inline __attribute__((always_inline)) void exp_weights(__m512 (&x)[kVectors]) {
-  constexpr int kAboveFloor = 0x09;  // y - floor(y), no exceptions
-  constexpr float kPolynomial[] = {8.989340091e-3f, 5.582631805e-2f, 2.401536170e-1f, 6.931530732e-1f, 9.999999251e-1f};
-  __m512 f[kVectors], p[kVectors];
-#pragma GCC unroll 4
-  for (int i = 0; i < kVectors; ++i) x[i] = _mm512_mul_ps(x[i], _mm512_set1_ps(1.44269504f));
-#pragma GCC unroll 4
-  for (int i = 0; i < kVectors; ++i) f[i] = _mm512_reduce_ps(x[i], kAboveFloor);
-#pragma GCC unroll 4
-  for (int i = 0; i < kVectors; ++i) p[i] = _mm512_set1_ps(1.877576675e-3f);
-#pragma GCC unroll 5
-  for (const float next : kPolynomial) {
-#pragma GCC unroll 4
-    for (int i = 0; i < kVectors; ++i) p[i] = _mm512_fmadd_ps(p[i], f[i], _mm512_set1_ps(next));
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < kVectors; ++i) x[i] = _mm512_scalef_ps(p[i], x[i]);
-}
-
+// y - floor(y), scaled. Beyond a float's range 0 or infinity; NaN stays NaN.
 inline __m512 exp_weight_16(__m512 x) {
-  __m512 one[] = {x};
-  exp_weights(one);
-  return one[0];
+  constexpr int kAboveFloor = 0x09;  // y - floor(y), no exceptions
+  const __m512 y = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
+  const __m512 f = _mm512_reduce_ps(y, kAboveFloor);
+  __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(1.877576675e-3f), f, _mm512_set1_ps(8.989340091e-3f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.582631805e-2f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.401536170e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.931530732e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.999999251e-1f));
+  return _mm512_scalef_ps(p, y);
 }
 
 // Sum of 16 lanes by halves.
@@ -54,13 +39,14 @@ inline float fold_lanes(const float* lanes) { return _mm512_reduce_add_ps(_mm512
 
 // Largest of a block's 64 logits, and the sum of exp(l - shift), where shift is that or 0 if all are -inf.
 inline void exact_block_stats(const float* x, float* shift, float* sum) {
-  __m512 v[] = {_mm512_loadu_ps(x), _mm512_loadu_ps(x + 16), _mm512_loadu_ps(x + 32), _mm512_loadu_ps(x + 48)};
-  const float max = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(v[0], v[1]), _mm512_max_ps(v[2], v[3])));
+  const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
+  const __m512 c = _mm512_loadu_ps(x + 32), d = _mm512_loadu_ps(x + 48);
+  const float max = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, d)));
   *shift = max == -__builtin_inff() ? 0.0f : max;
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) v[i] = _mm512_sub_ps(v[i], _mm512_set1_ps(*shift));
-  exp_weights(v);
-  *sum = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(v[0], v[1]), _mm512_add_ps(v[2], v[3])));
+  const __m512 s = _mm512_set1_ps(*shift);
+  const __m512 ab = _mm512_add_ps(exp_weight_16(_mm512_sub_ps(a, s)), exp_weight_16(_mm512_sub_ps(b, s)));
+  const __m512 cd = _mm512_add_ps(exp_weight_16(_mm512_sub_ps(c, s)), exp_weight_16(_mm512_sub_ps(d, s)));
+  *sum = _mm512_reduce_add_ps(_mm512_add_ps(ab, cd));
 }
 
 // The sums of 16 vectors' lanes at once: a fold alone has more shuffles than sums, and each waits for the one before.

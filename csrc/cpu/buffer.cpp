@@ -15,7 +15,7 @@ namespace {
 constexpr std::align_val_t kAlignment{64};
 constexpr std::align_val_t kLargePage{2 << 20};
 constexpr size_t kLargeBytes = 2 * static_cast<size_t>(kLargePage);
-constexpr size_t kKeptBytes = size_t{256} << 20;
+constexpr size_t kKeptBytes = size_t{512} << 20;
 constexpr size_t kLeastBytes = 4096;
 
 struct Kept {

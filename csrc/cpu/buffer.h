@@ -14,10 +14,10 @@ struct Memory {
 
 // At least `bytes` of memory with whatever contents, given back before or new. From any thread.
 Memory take_memory(size_t bytes);
-// Kept for later, up to 256 MiB in all.
+// Kept for later, up to 512 MiB in all.
 void give_memory(Memory memory);
 
-// Memory for numbers that only grows, by half at least.
+// Memory for numbers that only grows, to twice its size at least.
 template <typename T>
 class Buffer {
  public:
@@ -35,7 +35,7 @@ class Buffer {
   T* reserve(int64_t size) {
     const size_t bytes = static_cast<size_t>(size) * sizeof(T);
     if (memory_.bytes < bytes || memory_.data == nullptr) {
-      const size_t more = memory_.bytes + memory_.bytes / 2;
+      const size_t more = 2 * memory_.bytes;
       if (memory_.data != nullptr) give_memory(std::exchange(memory_, {}));
       memory_ = take_memory(bytes > more ? bytes : more);
     }

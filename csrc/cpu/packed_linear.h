@@ -22,6 +22,8 @@ constexpr int64_t kTileRows = 6;
 constexpr int64_t kLineFloats = 16;   // of a cache line
 constexpr int64_t kCachedRows = 126;  // rows that meet one panel after another while they are in the second-level cache
 
+constexpr int64_t kNearFloats = 1 << 17;  // of a weight matrix that stays in the second-level cache
+
 // GCC's and Clang's vectors; memory need not be aligned.
 typedef float Vector __attribute__((vector_size(kVectorLanes * sizeof(float)), aligned(alignof(float)), may_alias));
 
@@ -95,6 +97,8 @@ inline void put_columns(const PackedProduct& p, int64_t first, int64_t count, in
 
 void packed_linear(const PackedProduct& p, int64_t begin, int64_t end) {
   constexpr float kNoBias[kPanel] = {};
+  constexpr int64_t kPanelLines = kPanel / kLineFloats;  // of an inner index
+  const bool far = p.inner * p.columns > kNearFloats;
   for (int64_t chunk = begin; chunk < end; chunk += kCachedRows) {
     const int64_t chunk_end = chunk + kCachedRows < end ? chunk + kCachedRows : end;
     for (int64_t column = 0; column < p.columns; column += kPanel) {
@@ -107,7 +111,14 @@ void packed_linear(const PackedProduct& p, int64_t begin, int64_t end) {
         for (int64_t r = 0; r < count; ++r)
           rows[r] = p.a + (p.index == nullptr ? first + r : p.index[first + r]) * p.inner;
         if (column + kPanel <= p.stride && !p.accumulate) {
-          tile_of<kPanel>(count, rows, p.inner, weight, bias, p.out + first * p.stride + column, p.stride);
+          float* out = p.out + first * p.stride + column;
+          const int64_t number = (first - chunk) / kTileRows;
+          if (far && number < kPanelLines && column + kPanel < p.columns) {
+            tile_of<kPanel, 1>(count, rows, p.inner, weight, bias, out, p.stride,
+                               weight + p.inner * kPanel + number * p.inner * kLineFloats);
+          } else {
+            tile_of<kPanel>(count, rows, p.inner, weight, bias, out, p.stride);
+          }
           continue;
         }
         float sums[kTileRows * kPanel];

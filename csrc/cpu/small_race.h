@@ -35,13 +35,12 @@ inline void weigh_row(const float* logits, int64_t items, int64_t r, SmallRaces&
     x[i] = _mm512_mask_loadu_ps(_mm512_set1_ps(-kInfinity), mask, logits + 16 * i);
   }
   s.shift[r] = shift_of(_mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(x[0], x[1]), _mm512_max_ps(x[2], x[3]))));
-  for (int i = 0; i < 4; ++i) x[i] = _mm512_sub_ps(x[i], _mm512_set1_ps(s.shift[r]));
-  exp_weights(x);
   __m512d sums[kGroups];
   for (int i = 0; i < 4; ++i) {
-    _mm512_storeu_ps(s.weights[r] + 16 * i, x[i]);
-    sums[2 * i] = prefix_8(_mm512_cvtps_pd(_mm512_castps512_ps256(x[i])));
-    sums[2 * i + 1] = prefix_8(_mm512_cvtps_pd(_mm512_extractf32x8_ps(x[i], 1)));
+    const __m512 weights = exp_weight_16(_mm512_sub_ps(x[i], _mm512_set1_ps(s.shift[r])));
+    _mm512_storeu_ps(s.weights[r] + 16 * i, weights);
+    sums[2 * i] = prefix_8(_mm512_cvtps_pd(_mm512_castps512_ps256(weights)));
+    sums[2 * i + 1] = prefix_8(_mm512_cvtps_pd(_mm512_extractf32x8_ps(weights, 1)));
   }
   for (int g = 0; g < kGroups; ++g) _mm512_store_pd(s.inside[r] + g * kGroup, sums[g]);
   s.groups[r][kGroups - 1] = 0;
