@@ -2,9 +2,14 @@
 
 Beside the value of `counts` stands that of the two best fixed slates (one for the first step, one for all later ones) for
 users who are known. They are worth more since their items complement each other across the users' hidden states. Could a
-learner find that out? The last columns measure the trace that hidden states leave in a log: how much more probable, in
-nats, the true law makes the clicks of a log than the best law without hidden states, whose items have one success
-probability on the first step and another one later.
+learner find that out?
+
+* *Bayesian*: the two slates that are best on average over samples of r given the log (`bench.posterior`), chosen by someone who
+  knows all else: that there are M hidden states, the law of a click, the prior of r and the very transitions. No learner of
+  the log does better on average among policies that look at no history.
+* the last columns measure the trace that hidden states leave in a log: how much more probable, in nats, the true law makes
+  the clicks of a log than the best law without hidden states, whose items have one success probability on the first step
+  and another one later.
 """
 
 from __future__ import annotations
@@ -14,60 +19,84 @@ import argparse
 import torch
 from torch import Tensor
 
+from bench.posterior import sample_rewards
 from irecgan_ext.simulators.likelihood import session_law
 from irecgan_ext.simulators.mdp import MDP, simulate
-from irecgan_ext.simulators.optimal import counts_policy, policy_values
-from irecgan_ext.simulators.policies import RandomPolicy
+from irecgan_ext.simulators.optimal import BeliefPolicy, counts_policy
+from irecgan_ext.simulators.policies import Policy, RandomPolicy
 from irecgan_ext.types import Trajectories
 
 SLATE = 10
 FITTED = 40_000  # sessions that the law without hidden states is fitted to, and as many that it is tried on
+PLAYED = 20_000  # sessions that measure the random policy and `belief`
+
+Slates = tuple[Tensor, Tensor]  # [K] int64 of the first step and of all later ones
 
 
 def main() -> None:
-    """Print one line per seed."""
-    parser = argparse.ArgumentParser(prog="python -m bench.attainable", description=__doc__)
+    """Print one line per seed, and the means."""
+    parser = argparse.ArgumentParser(prog="python -m bench.attainable", description=__doc__.partition("\n\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="users, as in the quick preset")
     parser.add_argument("--log-sessions", type=int, default=5000, help="of the random policy")
+    parser.add_argument("--transition-temperature", type=float, default=1.0, help="1: the authors' transitions")
+    parser.add_argument("--samples", type=int, default=60, help="of r given the log; some seconds each")
     options = parser.parse_args()
-    print(
-        "| seed | counts | best two fixed slates | nats of hidden states in the log | free numbers of hidden states |"
-    )
-    print("|---|---|---|---|---|")
+    names = ["counts", "Bayesian", "best two slates"]
+    columns = ["seed", "random", *(f"{name} (of the way)" for name in names), "belief", "nats", "free numbers"]
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
+    shares = []
     for seed in options.seeds:
-        mdp = MDP.random(seed=seed)
+        mdp = MDP.random(seed=seed, transition_temperature=options.transition_temperature)
         log = _logged(mdp, options.log_sessions, seed)
+        low, high = _played(mdp, RandomPolicy(mdp.items, SLATE)), _played(mdp, BeliefPolicy(mdp, SLATE))
+        truth = mdp.rewards[None]
         first, later = counts_policy(log, mdp.items, SLATE).slates
-        value = slates_value(mdp, first, later)
-        first, later = improve(mdp, first, later)
+        samples = sample_rewards(log, mdp.transitions, options.samples, seed)
+        candidates = [(first, later)] + [best_slates(r, mdp.transitions, (first, later)) for r in (samples, truth)]
+        values = [mean_value(truth, mdp.transitions, *slates) for slates in candidates]
+        shares.append([(value - low) / (high - low) for value in values])
+        cells = [f"{value:.3f} ({share:.0%})" for value, share in zip(values, shares[-1])]
         nats = hidden_state_nats(mdp, seed) * options.log_sessions / FITTED
         hidden = (mdp.states - 1) * mdp.items
-        print(f"| {seed} | {value:.3f} | {slates_value(mdp, first, later):.3f} | {nats:.1f} | {hidden} |", flush=True)
+        print(f"| {seed} | {low:.3f} | {' | '.join(cells)} | {high:.3f} | {nats:.1f} | {hidden} |", flush=True)
+    means = torch.tensor(shares).mean(0).tolist()
+    print("mean of the way: " + ", ".join(f"{name} {mean:.1%}" for name, mean in zip(names, means)))
 
 
-def slates_value(mdp: MDP, first: Tensor, later: Tensor) -> float:
-    """Expected clicks of a session that is shown `first` [K] int64 in its first step and `later` [K] ever after."""
-    values = policy_values(mdp, later.expand(mdp.states, -1))
-    rewards = mdp.rewards[0, first]
-    return float((rewards.square() * (1 + mdp.transitions[0, first] @ values)).sum() / rewards.sum())
+def mean_value(rewards: Tensor, transitions: Tensor, first: Tensor, later: Tensor) -> float:
+    """Expected clicks of a session that is shown `first` [K] int64 in its first step and `later` [K] ever after.
+
+    The mean over users of rewards [B, M, C] who share `transitions` [M, C, M].
+    """
+    values = _later_values(rewards, transitions, later)
+    weight = rewards[:, 0, first]
+    return float((weight.square() * (1 + values @ transitions[0, first].T)).sum(1).div(weight.sum(1)).mean())
 
 
-def improve(mdp: MDP, first: Tensor, later: Tensor) -> tuple[Tensor, Tensor]:
-    """Swap single items while that raises `slates_value`: a local optimum."""
-    best, better = slates_value(mdp, first, later), True
+def _later_values(rewards: Tensor, transitions: Tensor, slate: Tensor) -> Tensor:
+    """[B, M]: `policy_values` of one slate in every state."""
+    shown = rewards[:, :, slate]
+    clicked = shown.square() / shown.sum(2, keepdim=True)
+    kernel = torch.einsum("bmk,mkn->bmn", clicked, transitions[:, slate])
+    return torch.linalg.solve(torch.eye(len(transitions), dtype=torch.float64) - kernel, clicked.sum(2))
+
+
+def best_slates(rewards: Tensor, transitions: Tensor, slates: Slates) -> Slates:
+    """Swap single items while that raises `mean_value`: a local optimum."""
+    best, better = mean_value(rewards, transitions, *slates), True
     while better:
         better = False
         for place in range(2 * SLATE):
-            for item in range(mdp.items):
-                pair = [first.clone(), later.clone()]
+            for item in range(transitions.shape[1]):
+                pair = (slates[0].clone(), slates[1].clone())
                 slate = pair[place // SLATE]
                 if bool((slate == item).any()):
                     continue
                 slate[place % SLATE] = item
-                value = slates_value(mdp, *pair)
+                value = mean_value(rewards, transitions, *pair)
                 if value > best + 1e-9:
-                    (first, later), best, better = pair, value, True
-    return first, later
+                    slates, best, better = pair, value, True
+    return slates
 
 
 def hidden_state_nats(mdp: MDP, seed: int) -> float:
@@ -109,6 +138,11 @@ def fit(slates: Tensor, places: Tensor, items: int) -> Tensor:
 
     optimiser.step(closure)
     return parameters.detach()
+
+
+def _played(mdp: MDP, policy: Policy) -> float:
+    """Clicks per session."""
+    return float((simulate(mdp, policy, PLAYED, slate_size=SLATE, seed=0).clicks >= 0).sum()) / PLAYED
 
 
 def _logged(mdp: MDP, sessions: int, seed: int) -> Trajectories:

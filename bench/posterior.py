@@ -1,0 +1,108 @@
+"""What a log says of its users' rewards to someone who knows all else: samples of r, by Hamiltonian Monte Carlo."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid, one_hot
+
+from irecgan_ext.types import Trajectories
+
+LEAPFROGS = 20
+ASCENT = 300  # steps from a draw of the prior to where the posterior has its mass
+ACCEPTANCE = 0.8
+INFORMATION = 0.05  # of one showing on a logit, about; a click is one in ten
+PRIOR = 0.4  # the same of the uniform prior, a logistic one on the logit
+
+
+def sample_rewards(log: Trajectories, transitions: Tensor, samples: int, seed: int) -> Tensor:
+    """Rewards given a log, with r(i|s) ~ U(0, 1), independent: the prior that simulated users are drawn from.
+
+    As many samples again are drawn before them and forgotten. The chain starts from a draw of the prior, not from the truth.
+
+    Args:
+        log: sessions of a policy that does not see the state.
+        transitions: [M, C, M] float64, P(next state | state, item).
+        samples: B.
+        seed: of the chain.
+
+    Returns:
+        [B, M, C] float64.
+    """
+    target = _Posterior(log, transitions)
+    generator = torch.Generator().manual_seed(seed)
+    mass = target.information()
+    logits = torch.logit(torch.rand(mass.shape, generator=generator).clamp(0.01, 0.99))
+    for _ in range(ASCENT):
+        gradient = target(logits)[1]
+        logits = logits + INFORMATION * gradient / (1 + gradient.abs())
+    density, gradient = target(logits)
+    step, kept = 0.25, []
+    for number in range(2 * samples):
+        momentum = torch.randn(mass.shape, generator=generator) * mass.sqrt()
+        proposal, proposed, slope = logits, density, gradient
+        before = density - _kinetic(momentum, mass)
+        size = step * float(torch.empty(()).uniform_(0.7, 1.3, generator=generator))
+        for _ in range(LEAPFROGS):
+            momentum = momentum + size / 2 * slope
+            proposal = proposal + size * momentum / mass
+            proposed, slope = target(proposal)
+            momentum = momentum + size / 2 * slope
+        accept = float((proposed - _kinetic(momentum, mass) - before).exp().clamp(max=1))
+        if float(torch.rand((), generator=generator)) < accept:
+            logits, density, gradient = proposal, proposed, slope
+        if number < samples:
+            step *= 1.1 if accept > ACCEPTANCE else 0.9
+        else:
+            kept.append(torch.sigmoid(logits).double())
+    return torch.stack(kept)
+
+
+def _kinetic(momentum: Tensor, mass: Tensor) -> Tensor:
+    return (momentum.square() / mass).sum() / 2
+
+
+class _Posterior:
+    """Log-density of the rewards' logits [M, C] float32 given a log, up to a constant."""
+
+    def __init__(self, log: Trajectories, transitions: Tensor) -> None:
+        self.states, self.items = transitions.shape[:2]
+        order = log.lengths.argsort(descending=True)
+        lengths = log.lengths[order]
+        by_item = transitions.transpose(0, 1).float()
+        self.sessions = len(order)
+        self.steps = []
+        for t in range(int(lengths[0])):
+            running = order[: int((lengths > t).sum())]
+            shown = one_hot(log.slates[running, t], self.items).sum(1).float()
+            clicks = log.clicks[running, t]
+            items = clicks.clamp(min=0)
+            self.steps.append((shown, items, clicks >= 0, by_item[items]))
+
+    def information(self) -> Tensor:
+        """[M, C]: a rough inverse variance of each logit, for the sampler's masses."""
+        first, later = self.steps[0][0].sum(0), sum(shown.sum(0) for shown, *_ in self.steps[1:])
+        rows = [first] + [later / (2 * self.states)] * (self.states - 1)
+        return PRIOR + INFORMATION * torch.stack(rows)
+
+    def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-density [] and its gradient [M, C]."""
+        logits = logits.detach().requires_grad_()
+        density = self._clicks(torch.sigmoid(logits)) + (logsigmoid(logits) + logsigmoid(-logits)).sum()
+        (gradient,) = torch.autograd.grad(density, logits)
+        return density.detach(), gradient
+
+    def _clicks(self, rewards: Tensor) -> Tensor:
+        """Log-probability of the log's clicks: the recursion of `session_law`, longer sessions first."""
+        belief = torch.zeros(self.sessions, self.states)
+        belief[:, 0] = 1
+        total = torch.zeros(())
+        for shown, items, went_on, moves in self.steps:
+            weight = shown @ rewards.T
+            taken = rewards.T[items].square() / weight
+            outcome = torch.where(went_on[:, None], taken, 1 - (shown @ rewards.square().T) / weight)
+            joint = outcome * belief[: len(items)]
+            probability = joint.sum(1, keepdim=True)
+            total = total + probability.log().sum()
+            belief = ((joint / probability)[:, None] @ moves)[:, 0]
+        return total
