@@ -187,6 +187,9 @@ def _join(prefix: Trajectories, out: ops.RolloutOutput) -> tuple[Trajectories, T
     """Prefix and generated steps in one batch, trimmed to its longest session; and q on the same steps."""
     lengths = prefix.lengths + out.lengths
     horizon = int(lengths.max()) if len(lengths) else 0
+    if prefix.horizon == 0 and prefix.slate_size <= out.slates.shape[2]:
+        slates, clicks, rewards, q = (x[:, :horizon].contiguous() for x in (out.slates, out.clicks, out.rewards, out.q))
+        return Trajectories(prefix.start, slates, clicks, rewards, lengths, out.censored), q
     steps = torch.arange(horizon, device=lengths.device)
     column = steps - prefix.lengths[:, None]
     generated = (column >= 0) & (steps < lengths[:, None])
