@@ -5,8 +5,9 @@ users who are known. They are worth more since their items complement each other
 learner find that out?
 
 * *Bayesian*: the two slates that are best on average over samples of r given the log (`bench.posterior`), chosen by someone who
-  knows all else: that there are M hidden states, the law of a click, the prior of r and the very transitions. No learner of
-  the log does better on average among policies that look at no history.
+  knows all else: that there are M hidden states, the law of a click, the prior of r and the very transitions. Up to the error
+  of the samples and of a search that swaps single items, no learner's two slates earn more, on average over users of that
+  prior.
 * the last columns measure the trace that hidden states leave in a log: how much more probable, in nats, the true law makes
   the clicks of a log than the best law without hidden states, whose items have one success probability on the first step
   and another one later.
@@ -15,6 +16,7 @@ learner find that out?
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -33,16 +35,17 @@ PLAYED = 20_000  # sessions that measure the random policy and `belief`
 Slates = tuple[Tensor, Tensor]  # [K] int64 of the first step and of all later ones
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Print one line per seed, and the means."""
     parser = argparse.ArgumentParser(prog="python -m bench.attainable", description=__doc__.partition("\n\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="users, as in the quick preset")
     parser.add_argument("--log-sessions", type=int, default=5000, help="of the random policy")
     parser.add_argument("--transition-temperature", type=float, default=1.0, help="1: the authors' transitions")
     parser.add_argument("--samples", type=int, default=60, help="of r given the log; some seconds each")
-    options = parser.parse_args()
+    options = parser.parse_args(args)
     names = ["counts", "Bayesian", "best two slates"]
-    columns = ["seed", "random", *(f"{name} (of the way)" for name in names), "belief", "nats", "free numbers"]
+    trace = ["nats of hidden states in the log", "free numbers of hidden states"]
+    columns = ["seed", "random", *(f"{name} (of the way)" for name in names), "belief", *trace]
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     shares = []
     for seed in options.seeds:
@@ -52,7 +55,7 @@ def main() -> None:
         truth = mdp.rewards[None]
         first, later = counts_policy(log, mdp.items, SLATE).slates
         samples = sample_rewards(log, mdp.transitions, options.samples, seed)
-        candidates = [(first, later)] + [best_slates(r, mdp.transitions, (first, later)) for r in (samples, truth)]
+        candidates = [(first, later)] + [climb(r, mdp.transitions, (first, later)) for r in (samples, truth)]
         values = [mean_value(truth, mdp.transitions, *slates) for slates in candidates]
         shares.append([(value - low) / (high - low) for value in values])
         cells = [f"{value:.3f} ({share:.0%})" for value, share in zip(values, shares[-1])]
@@ -74,14 +77,14 @@ def mean_value(rewards: Tensor, transitions: Tensor, first: Tensor, later: Tenso
 
 
 def _later_values(rewards: Tensor, transitions: Tensor, slate: Tensor) -> Tensor:
-    """[B, M]: `policy_values` of one slate in every state."""
+    """[B, M]: expected clicks from each state on, if `slate` [K] is shown in all of them."""
     shown = rewards[:, :, slate]
     clicked = shown.square() / shown.sum(2, keepdim=True)
     kernel = torch.einsum("bmk,mkn->bmn", clicked, transitions[:, slate])
     return torch.linalg.solve(torch.eye(len(transitions), dtype=torch.float64) - kernel, clicked.sum(2))
 
 
-def best_slates(rewards: Tensor, transitions: Tensor, slates: Slates) -> Slates:
+def climb(rewards: Tensor, transitions: Tensor, slates: Slates) -> Slates:
     """Swap single items while that raises `mean_value`: a local optimum."""
     best, better = mean_value(rewards, transitions, *slates), True
     while better:

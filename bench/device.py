@@ -34,7 +34,7 @@ def on(device: torch.device) -> Iterator[None]:
     global _device
     before, _device = _device, device
     try:
-        with nullcontext() if device.type == "cpu" else device:
+        with nullcontext() if device == before else device:
             yield
     finally:
         _device = before

@@ -10,7 +10,8 @@ from irecgan_ext.types import Trajectories
 
 LEAPFROGS = 20
 ASCENT = 300  # steps from a draw of the prior to where the posterior has its mass
-ACCEPTANCE = 0.8
+ACCEPTANCE = 0.8  # of the proposals: longer steps above, shorter ones below, until samples are kept
+LEAST_ACCEPTANCE = 0.4  # of the kept samples
 INFORMATION = 0.05  # of one showing on a logit, about; a click is one in ten
 PRIOR = 0.4  # the same of the uniform prior, a logistic one on the logit
 
@@ -21,25 +22,28 @@ def sample_rewards(log: Trajectories, transitions: Tensor, samples: int, seed: i
     As many samples again are drawn before them and forgotten. The chain starts from a draw of the prior, not from the truth.
 
     Args:
-        log: sessions of a policy that does not see the state.
+        log: sessions of full slates, of a policy that does not see the state.
         transitions: [M, C, M] float64, P(next state | state, item).
         samples: B.
         seed: of the chain.
 
     Returns:
         [B, M, C] float64.
+
+    Raises:
+        RuntimeError: too few proposals were accepted for the samples to be any.
     """
-    target = _Posterior(log, transitions)
+    target = Posterior(log, transitions)
     generator = torch.Generator().manual_seed(seed)
     mass = target.information()
-    logits = torch.logit(torch.rand(mass.shape, generator=generator).clamp(0.01, 0.99))
+    logits = torch.logit(torch.rand(mass.shape, generator=generator, dtype=torch.float64).clamp(0.01, 0.99))
     for _ in range(ASCENT):
         gradient = target(logits)[1]
         logits = logits + INFORMATION * gradient / (1 + gradient.abs())
     density, gradient = target(logits)
-    step, kept = 0.25, []
+    step, kept, accepted = 0.25, [], 0.0
     for number in range(2 * samples):
-        momentum = torch.randn(mass.shape, generator=generator) * mass.sqrt()
+        momentum = torch.randn(mass.shape, generator=generator, dtype=torch.float64) * mass.sqrt()
         proposal, proposed, slope = logits, density, gradient
         before = density - _kinetic(momentum, mass)
         size = step * float(torch.empty(()).uniform_(0.7, 1.3, generator=generator))
@@ -54,7 +58,10 @@ def sample_rewards(log: Trajectories, transitions: Tensor, samples: int, seed: i
         if number < samples:
             step *= 1.1 if accept > ACCEPTANCE else 0.9
         else:
-            kept.append(torch.sigmoid(logits).double())
+            kept.append(torch.sigmoid(logits))
+            accepted += accept / samples
+    if accepted < LEAST_ACCEPTANCE:
+        raise RuntimeError(f"samples must move: {accepted:.0%} of the proposals were accepted")
     return torch.stack(kept)
 
 
@@ -62,8 +69,8 @@ def _kinetic(momentum: Tensor, mass: Tensor) -> Tensor:
     return (momentum.square() / mass).sum() / 2
 
 
-class _Posterior:
-    """Log-density of the rewards' logits [M, C] float32 given a log, up to a constant."""
+class Posterior:
+    """Log-density of the rewards' logits [M, C] float64 given a log, up to a constant."""
 
     def __init__(self, log: Trajectories, transitions: Tensor) -> None:
         self.states, self.items = transitions.shape[:2]
@@ -80,29 +87,32 @@ class _Posterior:
             self.steps.append((shown, items, clicks >= 0, by_item[items]))
 
     def information(self) -> Tensor:
-        """[M, C]: a rough inverse variance of each logit, for the sampler's masses."""
-        first, later = self.steps[0][0].sum(0), sum(shown.sum(0) for shown, *_ in self.steps[1:])
-        rows = [first] + [later / (2 * self.states)] * (self.states - 1)
-        return PRIOR + INFORMATION * torch.stack(rows)
+        """[M, C]: a rough inverse variance of each logit, for the sampler's masses.
+
+        Later showings are spread over the states, and say less of each, since it is not seen.
+        """
+        first, *later = (shown.sum(0).double() for shown, *_ in self.steps)
+        spread = sum(later, torch.zeros_like(first)) / (2 * self.states)
+        return PRIOR + INFORMATION * torch.stack([first] + [spread] * (self.states - 1))
 
     def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Log-density [] and its gradient [M, C]."""
         logits = logits.detach().requires_grad_()
-        density = self._clicks(torch.sigmoid(logits)) + (logsigmoid(logits) + logsigmoid(-logits)).sum()
+        density = self._clicks(torch.sigmoid(logits).float()) + (logsigmoid(logits) + logsigmoid(-logits)).sum()
         (gradient,) = torch.autograd.grad(density, logits)
         return density.detach(), gradient
 
     def _clicks(self, rewards: Tensor) -> Tensor:
-        """Log-probability of the log's clicks: the recursion of `session_law`, longer sessions first."""
+        """Log-probability of the log's clicks: the recursion of `session_law`, in single precision, summed in double."""
         belief = torch.zeros(self.sessions, self.states)
         belief[:, 0] = 1
-        total = torch.zeros(())
+        total = torch.zeros((), dtype=torch.float64)
         for shown, items, went_on, moves in self.steps:
             weight = shown @ rewards.T
             taken = rewards.T[items].square() / weight
             outcome = torch.where(went_on[:, None], taken, 1 - (shown @ rewards.square().T) / weight)
             joint = outcome * belief[: len(items)]
             probability = joint.sum(1, keepdim=True)
-            total = total + probability.log().sum()
+            total = total + probability.log().sum(dtype=torch.float64)
             belief = ((joint / probability)[:, None] @ moves)[:, 0]
         return total

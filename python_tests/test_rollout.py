@@ -1,5 +1,7 @@
 """`rollout` on models and trajectories: how sessions start, continue, are scored and carry gradients."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from settings import CAP, ITEMS, SLATE, Setting
@@ -132,6 +134,29 @@ def test_prefixes_with_wider_slates():
     wider = play(setting, prefix=prefix, slate_size=6)
     wider.trajectories.validate(ITEMS)
     assert bool((wider.trajectories.slates[1, :3, SLATE:] == PAD).all())
+
+
+@pytest.mark.parametrize("width", [2, SLATE, 6])
+def test_prefixes_without_steps_are_fresh_sessions(width):
+    setting = Setting(layers=1)
+    start = torch.tensor([BOS, 3, BOS])
+    nothing = torch.zeros(3, 0)
+    empty = Trajectories(
+        start=start,
+        slates=torch.full((3, 0, width), PAD),
+        clicks=nothing.long(),
+        rewards=nothing,
+        lengths=torch.zeros(3, dtype=torch.long),
+        censored=torch.ones(3, dtype=torch.bool),
+    )
+    fresh = play(setting, start=start, completions=2)
+    made = play(setting, prefix=empty, completions=2)
+    slates = made.trajectories.slates
+    beyond = slates[..., SLATE:]
+    assert beyond.shape[2] == max(0, width - SLATE) and bool((beyond == PAD).all())
+    assert_same(replace(made, trajectories=replace(made.trajectories, slates=slates[..., :SLATE])), fresh)
+    for part in (slates, made.trajectories.clicks, made.trajectories.rewards, made.q):
+        assert part.is_contiguous()
 
 
 def test_without_discriminator_or_completions():

@@ -64,6 +64,12 @@ RULES = [
     ("gru", change_tensor("user", 3, torch.zeros(21).half()), "user[3] must have dtype float32, got float16"),
     ("gru", change_tensor("user", 0, torch.zeros(15)), "user[0] must have 2 dimensions [C + 2, E], got [15]"),
     ("gru", change_tensor("user", 2, torch.zeros(21)), "user[2] must have 2 dimensions [G H, H], got [21]"),
+    (
+        "gru",
+        change_tensor("user", 0, torch.zeros(15, 0)),
+        "user[0] must have at least one column [C + 2, E], got [15, 0]",
+    ),
+    ("gru", change_tensor("user", 2, torch.zeros(0, 0)), "user[2] must have at least one column [G H, H], got [0, 0]"),
     ("gru", change_tensor("user", 0, torch.zeros(14, 5)), "user[0] must have shape [15, 5], got [14, 5]"),
     ("gru", change_tensor("user", 1, torch.zeros(21, 6)), "user[1..] must have shape [21, 5], got [21, 6]"),
     ("gru", change("cell", "lstm"), "user[1..] must have shape [28, 5], got [21, 5]"),

@@ -108,8 +108,21 @@ def test_calls_at_the_same_time():
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_not_a_bit_depends_on_the_batch(cell, items):
     """Every row of a product is summed in the same order whoever else is in the batch."""
-    setting = Setting(cell, "binary", items, layers=2)
-    rows = torch.arange(150)
+    assert_same_in_any_batch(Setting(cell, "binary", items, layers=2), torch.arange(150))
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_more_parents_than_are_stepped_together(cell):
+    """States so wide that a step's parents are multiplied in several parts, by weights that no cache holds."""
+    setting = wide(cell, "binary", 50, 8, 300, 2)
+    rows = torch.arange(200)
+    whole = assert_same_in_any_batch(setting, rows)
+    assert int(whole.lengths.sum()) > 300  # steps of roots alone, beyond the first
+    assert_same(whole, setting.native(rows, 2, impl="reference"))
+
+
+def assert_same_in_any_batch(setting: Setting, rows: torch.Tensor) -> ops.RolloutOutput:
+    """Bits that do not depend on threads, sharing or the rows beside a row. Returns the outputs of all rows at once."""
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -118,11 +131,12 @@ def test_not_a_bit_depends_on_the_batch(cell, items):
         others = [setting.native(rows, 2), setting.native(rows, 2, share=False)]
     finally:
         torch.set_num_threads(before)
-    parts = [setting.native(part, 2) for part in rows.split((1, 6, 50, 93))]
+    parts = [setting.native(part, 2) for part in rows.split((1, 6, 50, len(rows) - 57))]
     others.append(ops.RolloutOutput(*(torch.cat(x) for x in list(zip(*parts))[:-1]), whole.work))
     for other in others:
         for name in (*SAMPLES, "scores", "q"):
             assert torch.equal(getattr(other, name), getattr(whole, name)), name
+    return whole
 
 
 @pytest.mark.parametrize("items", [7, 13])

@@ -17,6 +17,7 @@ constexpr std::align_val_t kLargePage{2 << 20};
 constexpr size_t kLargeBytes = 2 * static_cast<size_t>(kLargePage);
 constexpr size_t kKeptBytes = size_t{512} << 20;
 constexpr size_t kLeastBytes = 4096;
+constexpr size_t kLoosest = 8;  // times what was asked for: larger memory is left to those who need it
 
 struct Kept {
   std::mutex mutex;
@@ -44,12 +45,14 @@ Kept& kept() {
 }  // namespace
 
 Memory take_memory(size_t bytes) {
+  const size_t size = std::max(bytes, kLeastBytes);
   {
     Kept& pool = kept();
     const std::lock_guard lock(pool.mutex);
     auto best = pool.free.end();
     for (auto at = pool.free.begin(); at != pool.free.end(); ++at) {
-      if (at->bytes >= bytes && (best == pool.free.end() || at->bytes < best->bytes)) best = at;
+      if (at->bytes >= bytes && at->bytes <= kLoosest * size && (best == pool.free.end() || at->bytes < best->bytes))
+        best = at;
     }
     if (best != pool.free.end()) {
       const Memory found = *best;
@@ -59,7 +62,6 @@ Memory take_memory(size_t bytes) {
       return found;
     }
   }
-  const size_t size = std::max(bytes, kLeastBytes);
   return {new_memory(size), size};
 }
 

@@ -22,9 +22,10 @@ template <typename T>
 class Buffer {
  public:
   Buffer() = default;
-  Buffer(Buffer&& other) noexcept : memory_(std::exchange(other.memory_, {})) {}
+  Buffer(Buffer&& other) noexcept : memory_(std::exchange(other.memory_, {})), asked_(std::exchange(other.asked_, 0)) {}
   Buffer& operator=(Buffer&& other) noexcept {
     std::swap(memory_, other.memory_);
+    std::swap(asked_, other.asked_);
     return *this;
   }
   ~Buffer() {
@@ -35,9 +36,10 @@ class Buffer {
   T* reserve(int64_t size) {
     const size_t bytes = static_cast<size_t>(size) * sizeof(T);
     if (memory_.bytes < bytes || memory_.data == nullptr) {
-      const size_t more = 2 * memory_.bytes;
+      const size_t more = 2 * asked_;
       if (memory_.data != nullptr) give_memory(std::exchange(memory_, {}));
-      memory_ = take_memory(bytes > more ? bytes : more);
+      asked_ = bytes > more ? bytes : more;
+      memory_ = take_memory(asked_);
     }
     return data();
   }
@@ -47,6 +49,7 @@ class Buffer {
 
  private:
   Memory memory_{};
+  size_t asked_ = 0;  // memory_ may be larger
 };
 
 }  // namespace irecgan::cpu

@@ -58,8 +58,7 @@ int64_t Encoder::step_children(int64_t layer, const Histories& histories, int64_
   const bool lstm = cell_ == Cell::kLstm;
   const int64_t parents = static_cast<int64_t>(histories.parents().size());
   const int64_t first_parent = histories.child(first).slot;
-  const int64_t cached = histories.first_child(std::min(parents, first_parent + parents_cached_));
-  const int64_t last = std::min({end, cached, first + 2 * parents_cached_});
+  const int64_t last = std::min(end, histories.first_child(std::min(parents, first_parent + parents_cached_)));
   const int64_t last_parent = histories.child(last - 1).slot + 1;
 
   const float* recurrent =

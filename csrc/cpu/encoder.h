@@ -25,17 +25,17 @@ class Encoder {
  private:
   // Work space of one thread: of some histories' parents and of their own inputs.
   struct Products {
-    Buffer<float> recurrent;  // [parents, G H]
-    Buffer<float> inputs;     // [children, G H]
+    Buffer<float> recurrent;  // [parents, G H], these rows gate_stride_ apart
+    Buffer<float> inputs;     // [children, G H], likewise
     Buffer<int64_t> symbols;  // [children]
   };
 
   // Rows of layer `l`'s component `z` (0: h, 1: c) in buffer `b`.
   float* rows(int b, int64_t z, int64_t l) { return states_[b].data() + (z * layer_count_ + l) * plane_[b]; }
-  // Steps children first.. of those up to end, as many as the cache holds; a parent whose children are not all among
-  // them is computed again for the others. Returns where the next ones begin.
+  // Steps children first.. of those up to end: those of parents_cached_ parents. A parent of children before `first` is
+  // computed again. Returns where the next ones begin.
   int64_t step_children(int64_t layer, const Histories& histories, int64_t first, int64_t end, Products& products);
-  // [last - first, G H] of children first..last - 1.
+  // Products::inputs of children first..last - 1.
   const float* project_inputs(int64_t layer, const Histories& histories, int64_t first, int64_t last,
                               Products& products);
   const float* product(const PackedLinear& linear, const float* a, const int64_t* index, int64_t rows,
@@ -51,9 +51,9 @@ class Encoder {
   int current_ = 0;
   std::vector<PackedLinear> input_;      // [L]
   std::vector<PackedLinear> recurrent_;  // [L]
-  Buffer<float> table_;                  // [C + 2, G H] input projections of layer 0 by symbol; empty if C is large
-  Buffer<float> states_[2];              // [Z, L, nodes, H]: this step's and the previous one's
-  int64_t plane_[2] = {0, 0};            // nodes * H of each buffer
+  Buffer<float> table_;        // [C + 2, G H], likewise: input projections of layer 0 by symbol; empty if C is large
+  Buffer<float> states_[2];    // [Z, L, nodes, H]: this step's and the previous one's
+  int64_t plane_[2] = {0, 0};  // nodes * H of each buffer
 };
 
 }  // namespace irecgan::cpu

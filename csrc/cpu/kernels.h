@@ -82,9 +82,8 @@ struct PackedProduct {
   int64_t columns;
   const float* weight;  // [panels, inner, panel]
   const float* bias;    // [panels * panel] or null
-  float* out;           // [rows, stride]; columns of the last panel that stride has room for are written too
-  int64_t stride;
-  bool accumulate;  // onto what is in `out`: a sum that is rounded once for every product
+  float* out;           // [rows, columns]
+  bool accumulate;      // onto what is in `out`: a sum that is rounded once for every product
 };
 
 // What the gradient of log softmax(logits)[target] by a block's logits, grad_r ([c = target_r] - p_rc), is made of and

@@ -123,9 +123,8 @@ class Backward {
     float* out = hidden_grad_ + row_ * in_.width;
     const bool first = item_ == 0;
     if (any_counts(row, rows, 0, items_)) {
-      kernel_.packed_linear(
-          {by_row_.data(), nullptr, items_, in_.width, weights_.data(), nullptr, out, in_.width, !first}, row,
-          row + rows);
+      kernel_.packed_linear({by_row_.data(), nullptr, items_, in_.width, weights_.data(), nullptr, out, !first}, row,
+                            row + rows);
     } else if (first) {
       std::fill_n(out + row * in_.width, rows * in_.width, 0.0f);
     }
@@ -139,9 +138,8 @@ class Backward {
     if (weight_grad_ == nullptr) return;
     float* out = weight_grad_ + item_ * in_.width;
     if (any_counts(0, rows_, item, items)) {
-      kernel_.packed_linear(
-          {by_item_.data(), nullptr, rows_, in_.width, hidden_of(row_), nullptr, out, in_.width, !first}, item,
-          item + items);
+      kernel_.packed_linear({by_item_.data(), nullptr, rows_, in_.width, hidden_of(row_), nullptr, out, !first}, item,
+                            item + items);
     } else if (first) {
       std::fill_n(out + item * in_.width, items * in_.width, 0.0f);
     }

@@ -59,12 +59,12 @@ PackedLinear::PackedLinear(const Runtime& runtime, const float* weight, const fl
 void PackedLinear::apply(const Runtime& runtime, const float* a, const int64_t* index, int64_t rows, float* out) const {
   const Kernels& kernel = kernels();
   runtime.parallel_for(rows, kRowGrain, [&](int64_t begin, int64_t end) {
-    kernel.packed_linear({a, index, inner_, stride_, weight_.data(), bias_.data(), out, stride_, false}, begin, end);
+    kernel.packed_linear({a, index, inner_, stride_, weight_.data(), bias_.data(), out, false}, begin, end);
   });
 }
 
 void PackedLinear::apply_here(const float* a, const int64_t* index, int64_t rows, float* out) const {
-  kernels().packed_linear({a, index, inner_, stride_, weight_.data(), bias_.data(), out, stride_, false}, 0, rows);
+  kernels().packed_linear({a, index, inner_, stride_, weight_.data(), bias_.data(), out, false}, 0, rows);
 }
 
 }  // namespace irecgan::cpu

@@ -24,8 +24,8 @@ class PackedLinear {
   // Distance of the result's rows: n in whole panels.
   int64_t stride() const { return stride_; }
 
-  // out [rows, stride] = x [rows, m] @ weight^T + bias and then zeros, where row i of x is row index[i] of a, or row i
-  // if index is null. A row of the result is the same to the last bit whatever the other rows are.
+  // out [rows, stride] = x [rows, m] @ weight^T + bias and then columns of no meaning, where row i of x is row index[i]
+  // of a, or row i if index is null. A row of the result is the same to the last bit whatever the other rows are.
   void apply(const Runtime& runtime, const float* a, const int64_t* index, int64_t rows, float* out) const;
   // The same on the calling thread.
   void apply_here(const float* a, const int64_t* index, int64_t rows, float* out) const;

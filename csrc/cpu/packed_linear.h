@@ -85,7 +85,7 @@ inline void tile_of(int64_t count, const float* const* rows, int64_t inner, cons
 inline void put_columns(const PackedProduct& p, int64_t first, int64_t count, int64_t column, int64_t filled,
                         const float* sums) {
   for (int64_t r = 0; r < count; ++r) {
-    float* out = p.out + (first + r) * p.stride + column;
+    float* out = p.out + (first + r) * p.columns + column;
     if (p.accumulate) {
 #pragma omp simd
       for (int64_t i = 0; i < filled; ++i) out[i] += sums[r * kPanel + i];
@@ -110,14 +110,14 @@ void packed_linear(const PackedProduct& p, int64_t begin, int64_t end) {
         const float* rows[kTileRows];
         for (int64_t r = 0; r < count; ++r)
           rows[r] = p.a + (p.index == nullptr ? first + r : p.index[first + r]) * p.inner;
-        if (column + kPanel <= p.stride && !p.accumulate) {
-          float* out = p.out + first * p.stride + column;
+        if (filled == kPanel && !p.accumulate) {
+          float* out = p.out + first * p.columns + column;
           const int64_t number = (first - chunk) / kTileRows;
           if (far && number < kPanelLines && column + kPanel < p.columns) {
-            tile_of<kPanel, 1>(count, rows, p.inner, weight, bias, out, p.stride,
+            tile_of<kPanel, 1>(count, rows, p.inner, weight, bias, out, p.columns,
                                weight + p.inner * kPanel + number * p.inner * kLineFloats);
           } else {
-            tile_of<kPanel>(count, rows, p.inner, weight, bias, out, p.stride);
+            tile_of<kPanel>(count, rows, p.inner, weight, bias, out, p.columns);
           }
           continue;
         }

@@ -6,8 +6,8 @@
 #if defined(__AVX512F__)
 namespace irecgan {
 
-// exp_gate (math/exp.h) of 16 lanes, with the same error bound; cut only above, since 2^y of AVX-512 ends at 0 by
-// itself. Ahead of the cells' templates, which look it up where they are defined.
+// exp_gate (math/exp.h) of 16 lanes; cut only above, since 2^y of AVX-512 ends at 0 by itself. Ahead of the cells'
+// templates, which look it up where they are defined.
 static inline __attribute__((always_inline)) __m512 exp_gate(__m512 x) {
   // The operand that min returns beside NaN is its second.
   return cpu::exp_weight_16(_mm512_min_ps(_mm512_set1_ps(27.725887f), x));  // 40 ln 2

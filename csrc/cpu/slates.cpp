@@ -32,7 +32,7 @@ SlateSampler::SlateSampler(const Runtime& runtime, const LinearWeights& head, in
 }
 
 int64_t SlateSampler::states_at_a_time() const {
-  return std::max<int64_t>(1, kBudget / (packed_.empty() ? 2 * block_count(items_) : items_));
+  return std::max<int64_t>(1, kBudget / (packed_.empty() ? 2 * block_count(items_) : packed_.stride()));
 }
 
 void SlateSampler::project(const float* states, int64_t count) {

@@ -165,6 +165,8 @@ EncoderSizes check_encoder(const std::vector<Tensor>& p, const std::string& name
   }
   if (p[0].dim() != 2) reject(name + "[0]", "have 2 dimensions [C + 2, E]", shape(p[0]));
   if (p[2].dim() != 2) reject(name + "[2]", "have 2 dimensions [G H, H]", shape(p[2]));
+  if (p[0].size(1) < 1) reject(name + "[0]", "have at least one column [C + 2, E]", shape(p[0]));
+  if (p[2].size(1) < 1) reject(name + "[2]", "have at least one column [G H, H]", shape(p[2]));
   const EncoderSizes encoder{p[0].size(1), p[2].size(1)};
   check_shape(p[0], {sizes.items + 2, encoder.embedding}, name + "[0]");
   const int64_t gate_width = (sizes.components == 1 ? 3 : 4) * encoder.hidden;
