@@ -101,18 +101,20 @@ def compare(
     }
 
 
-def read_bandwidth(values: Tensor, seconds: float = 0.5, fill: float = FILL) -> float:
+def read_bandwidth(values: Tensor, before: Work, seconds: float = 0.5, fill: float = FILL) -> float:
     """GB/s at which `values` can be read: what one pass over them must cost.
 
-    On the CPU the rate of `torch.sum` or `torch.amax`, whichever is faster; on CUDA that of a copy, reads and writes counted.
-    `fill` as in `compare`.
+    On the CPU the rate of `torch.sum` or `torch.amax`, whichever is faster, each after a call of `before`: with the caches as
+    another candidate of the comparison leaves them. On CUDA that of a copy, reads and writes counted. `fill` as in
+    `compare`.
     """
     if device.is_cuda():
         copy = torch.empty_like(values)
         timing = compare({"copy": lambda: copy.copy_(values)}, seconds=seconds)["copy"]
         return 2 * values.nbytes / 1e6 / timing.ms.median
-    timings = compare({"sum": values.sum, "amax": values.amax}, seconds=seconds, fill=fill)
-    return values.nbytes / 1e6 / min(m.ms.median for m in timings.values())
+    works = {"sum": values.sum, "before amax": before, "amax": values.amax, "before sum": before}
+    timings = compare(works, seconds=seconds, fill=fill)
+    return values.nbytes / 1e6 / min(timings[name].ms.median for name in ("sum", "amax"))
 
 
 def gemm_rate(

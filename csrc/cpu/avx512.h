@@ -13,12 +13,13 @@
 #include <cstdint>
 
 #include "../math/exp.h"
+#include "../math/philox.h"
 
 namespace irecgan::cpu {
 namespace {
 
 // Floats ahead of a pass over memory that are fetched for it: processors' own prefetching ends with each page of 4 KB.
-constexpr int64_t kReadAhead = 1024;
+constexpr int64_t kReadAhead = 2048;
 
 // exp_weight (math/exp.h) with the same error bound, for x of either sign: 2^y is the minimax polynomial of degree 5 at
 // y - floor(y), scaled. Beyond a float's range 0 or infinity; NaN stays NaN.
@@ -103,14 +104,14 @@ inline int64_t append_below_16(const float* values, float limit, int64_t first, 
   return count + __builtin_popcount(high_below);
 }
 
-// philox4x32_10 (math/philox.h) of 16 counters: even and odd ones in 64-bit lanes, whose upper halves may hold anything
-// until the end.
-inline void philox4x32_10(uint32_t (&c)[4][16], uint32_t k0, uint32_t k1) {
+// philox4x32_10 (math/philox.h) of 16 counters, word w of each in c[w].
+inline void philox4x32_10(__m512i (&c)[4], uint32_t k0, uint32_t k1) {
+  // Even and odd counters in 64-bit lanes, whose upper halves may hold anything until the end.
   constexpr int kXor3 = 0x96;
   __m512i even[4], odd[4];
 #pragma GCC unroll 4
   for (int w = 0; w < 4; ++w) {
-    even[w] = _mm512_loadu_si512(c[w]);
+    even[w] = c[w];
     odd[w] = _mm512_srli_epi64(even[w], 32);
   }
   const __m512i m0 = _mm512_set1_epi64(0xD2511F53), m1 = _mm512_set1_epi64(0xCD9E8D57);
@@ -132,8 +133,33 @@ inline void philox4x32_10(uint32_t (&c)[4][16], uint32_t k0, uint32_t k1) {
     key1 = _mm512_add_epi32(key1, step1);
   }
 #pragma GCC unroll 4
-  for (int w = 0; w < 4; ++w)
-    _mm512_storeu_si512(c[w], _mm512_mask_blend_epi32(0xAAAA, even[w], _mm512_slli_epi64(odd[w], 32)));
+  for (int w = 0; w < 4; ++w) c[w] = _mm512_mask_blend_epi32(0xAAAA, even[w], _mm512_slli_epi64(odd[w], 32));
+}
+
+inline void philox4x32_10(uint32_t (&c)[4][16], uint32_t k0, uint32_t k1) {
+  __m512i words[4];
+#pragma GCC unroll 4
+  for (int w = 0; w < 4; ++w) words[w] = _mm512_loadu_si512(c[w]);
+  philox4x32_10(words, k0, k1);
+#pragma GCC unroll 4
+  for (int w = 0; w < 4; ++w) _mm512_storeu_si512(c[w], words[w]);
+}
+
+// The uniforms of 32 blocks' first arrivals, in single precision; base: the counter of the first two.
+inline void block_uniforms(const Words& base, uint32_t k0, uint32_t k1, __m512 (&u)[2]) {
+  __m512i words[4];
+#pragma GCC unroll 4
+  for (int w = 0; w < 4; ++w) words[w] = _mm512_set1_epi32(static_cast<int>(base.w[w]));
+  words[0] = _mm512_add_epi32(words[0], _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+  philox4x32_10(words, k0, k1);
+  const auto uniform = [&](__m512i low, __m512i high) {
+    return _mm512_fmadd_ps(_mm512_cvtepu32_ps(high), _mm512_set1_ps(0x1p-32f),
+                           _mm512_mul_ps(_mm512_cvtepu32_ps(low), _mm512_set1_ps(0x1p-64f)));
+  };
+  const __m512 even = uniform(words[0], words[1]), odd = uniform(words[2], words[3]);
+  const __m512i lower = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  u[0] = _mm512_permutex2var_ps(even, lower, odd);
+  u[1] = _mm512_permutex2var_ps(even, _mm512_add_epi32(lower, _mm512_set1_epi32(8)), odd);
 }
 
 // v moved up by kBy lanes, with zeros below.

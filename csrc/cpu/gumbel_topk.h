@@ -39,33 +39,41 @@ inline int64_t find_below(const float* values, int64_t n, float limit, int64_t* 
   return count;
 }
 
+constexpr float kRoundingBelow = 1.0f - 1e-4f;
+
+// u [32]: the uniforms of the first arrivals of blocks first.. first + 31, in single precision.
+inline void block_uniforms(const Stream& stream, int64_t first, float* u) {
+  constexpr uint32_t kCounters = 16;
+  const Words base = counter(stream, Purpose::kArrival, static_cast<uint32_t>(first >> 1));
+  uint32_t words[4][kCounters];
+  for (uint32_t i = 0; i < kCounters; ++i) {
+    words[0][i] = base.w[0] + i;
+    for (int w = 1; w < 4; ++w) words[w][i] = base.w[w];
+  }
+  philox4x32_10(words, static_cast<uint32_t>(stream.seed), static_cast<uint32_t>(stream.seed >> 32));
+  float even[kCounters], odd[kCounters];
+#pragma omp simd
+  for (uint32_t i = 0; i < kCounters; ++i) {
+    even[i] = static_cast<float>(words[1][i]) * 0x1p-32f + static_cast<float>(words[0][i]) * 0x1p-64f;
+    odd[i] = static_cast<float>(words[3][i]) * 0x1p-32f + static_cast<float>(words[2][i]) * 0x1p-64f;
+  }
+  for (uint32_t i = 0; i < kCounters; ++i) {
+    u[2 * i] = even[i];
+    u[2 * i + 1] = odd[i];
+  }
+}
+
 // Lower bounds of the blocks' first arrivals relative to the row's largest shift: -log(1 - u) >= u, so u / W needs no
-// logarithm. The factor below one covers rounding, also that of WeightBound. uniforms [blocks] are kept for the upper
+// logarithm. kRoundingBelow covers rounding, also that of WeightBound. uniforms [blocks] are kept for the upper
 // bounds. Returns the weight of all blocks.
 template <typename T>
-float arrival_lower_bounds(int64_t blocks, BlockStats<T> stats, T row_max, const Stream& stream, float* bounds,
-                           float* uniforms) {
+inline float arrival_lower_bounds(int64_t blocks, BlockStats<T> stats, T row_max, const Stream& stream, float* bounds,
+                                  float* uniforms) {
   constexpr int64_t kBatch = 32;
   float total = 0;
   for (int64_t first = 0; first < blocks; first += kBatch) {
-    const Words base = counter(stream, Purpose::kArrival, static_cast<uint32_t>(first >> 1));
-    uint32_t words[4][kBatch / 2];
-    for (uint32_t i = 0; i < kBatch / 2; ++i) {
-      words[0][i] = base.w[0] + i;
-      for (int w = 1; w < 4; ++w) words[w][i] = base.w[w];
-    }
-    philox4x32_10(words, static_cast<uint32_t>(stream.seed), static_cast<uint32_t>(stream.seed >> 32));
     float u[kBatch];
-    float even[kBatch / 2], odd[kBatch / 2];
-#pragma omp simd
-    for (int64_t i = 0; i < kBatch / 2; ++i) {
-      even[i] = static_cast<float>(words[1][i]) * 0x1p-32f + static_cast<float>(words[0][i]) * 0x1p-64f;
-      odd[i] = static_cast<float>(words[3][i]) * 0x1p-32f + static_cast<float>(words[2][i]) * 0x1p-64f;
-    }
-    for (int64_t i = 0; i < kBatch / 2; ++i) {
-      u[2 * i] = even[i];
-      u[2 * i + 1] = odd[i];
-    }
+    block_uniforms(stream, first, u);
     const int64_t n = first + kBatch <= blocks ? kBatch : blocks - first;
 #pragma omp simd reduction(+ : total)
     for (int64_t i = 0; i < n; ++i) {
@@ -73,11 +81,37 @@ float arrival_lower_bounds(int64_t blocks, BlockStats<T> stats, T row_max, const
           static_cast<float>(stats.sum[first + i]) * exp_weight(static_cast<float>(stats.shift[first + i] - row_max));
       total += weight;
       uniforms[first + i] = u[i];
-      bounds[first + i] = u[i] / weight * (1.0f - 1e-4f);
+      bounds[first + i] = u[i] / weight * kRoundingBelow;
     }
   }
   return total;
 }
+
+#if defined(__AVX512F__)
+template <>
+inline float arrival_lower_bounds(int64_t blocks, BlockStats<float> stats, float row_max, const Stream& stream,
+                                  float* bounds, float* uniforms) {
+  __m512 total = _mm512_setzero_ps();
+  for (int64_t first = 0; first < blocks; first += 32) {
+    __m512 u[2];
+    block_uniforms(counter(stream, Purpose::kArrival, static_cast<uint32_t>(first >> 1)),
+                   static_cast<uint32_t>(stream.seed), static_cast<uint32_t>(stream.seed >> 32), u);
+#pragma GCC unroll 2
+    for (int64_t half = 0; half < 2; ++half) {
+      const int64_t at = first + 16 * half, left = blocks - at;
+      const auto present = static_cast<__mmask16>(left >= 16 ? 0xFFFFu : left > 0 ? (1u << left) - 1u : 0u);
+      const __m512 shift = _mm512_maskz_loadu_ps(present, stats.shift + at);
+      const __m512 weight = _mm512_mul_ps(_mm512_maskz_loadu_ps(present, stats.sum + at),
+                                          exp_weight_16(_mm512_sub_ps(shift, _mm512_set1_ps(row_max))));
+      total = _mm512_mask_add_ps(total, present, total, weight);
+      const __m512 bound = _mm512_mul_ps(_mm512_div_ps(u[half], weight), _mm512_set1_ps(kRoundingBelow));
+      _mm512_mask_storeu_ps(uniforms + at, present, u[half]);
+      _mm512_mask_storeu_ps(bounds + at, present, bound);
+    }
+  }
+  return _mm512_reduce_add_ps(total);
+}
+#endif
 
 // A time, relative to row_max, by which at least k blocks have arrived: as many of their upper bounds, u / (1 - u) / W,
 // lie before it, even if the bounds' weights are too large by a share of `excess`. Infinite if there is no such time,
