@@ -52,7 +52,7 @@ def sample_rewards(log: Trajectories, transitions: Tensor, samples: int, seed: i
             proposal = proposal + size * momentum / mass
             proposed, slope = target(proposal)
             momentum = momentum + size / 2 * slope
-        accept = float((proposed - _kinetic(momentum, mass) - before).exp().clamp(max=1))
+        accept = float((proposed - _kinetic(momentum, mass) - before).exp().clamp(max=1).nan_to_num(0.0))
         if float(torch.rand((), generator=generator)) < accept:
             logits, density, gradient = proposal, proposed, slope
         if number < samples:

@@ -21,8 +21,15 @@ constexpr size_t kLoosest = 8;  // times what was asked for: larger memory is le
 
 struct Kept {
   std::mutex mutex;
-  std::vector<Memory> free;
+  std::vector<Memory> free;  // as they were given back
   size_t bytes = 0;
+
+  Memory remove(std::vector<Memory>::iterator at) {
+    const Memory memory = *at;
+    free.erase(at);
+    bytes -= memory.bytes;
+    return memory;
+  }
 };
 
 std::align_val_t alignment(size_t bytes) { return bytes < kLargeBytes ? kAlignment : kLargePage; }
@@ -54,28 +61,21 @@ Memory take_memory(size_t bytes) {
       if (at->bytes >= bytes && at->bytes <= kLoosest * size && (best == pool.free.end() || at->bytes < best->bytes))
         best = at;
     }
-    if (best != pool.free.end()) {
-      const Memory found = *best;
-      *best = pool.free.back();
-      pool.free.pop_back();
-      pool.bytes -= found.bytes;
-      return found;
-    }
+    if (best != pool.free.end()) return pool.remove(best);
   }
   return {new_memory(size), size};
 }
 
 void give_memory(Memory memory) {
+  std::vector<Memory> dropped;
   {
     Kept& pool = kept();
     const std::lock_guard lock(pool.mutex);
-    if (pool.bytes + memory.bytes <= kKeptBytes) {
-      pool.free.push_back(memory);
-      pool.bytes += memory.bytes;
-      return;
-    }
+    pool.free.push_back(memory);
+    pool.bytes += memory.bytes;
+    while (pool.bytes > kKeptBytes) dropped.push_back(pool.remove(pool.free.begin()));
   }
-  ::operator delete(memory.data, alignment(memory.bytes));
+  for (const Memory& old : dropped) ::operator delete(old.data, alignment(old.bytes));
 }
 
 }  // namespace irecgan::cpu

@@ -14,10 +14,10 @@ struct Memory {
 
 // At least `bytes` of memory with whatever contents, given back before or new. From any thread.
 Memory take_memory(size_t bytes);
-// Kept for later, up to 512 MiB in all.
+// Kept for later, up to 512 MiB in all; what was given back first goes first.
 void give_memory(Memory memory);
 
-// Memory for numbers that only grows, to twice its size at least.
+// Memory for numbers that only grows, to twice what was asked for at least.
 template <typename T>
 class Buffer {
  public:
@@ -38,8 +38,9 @@ class Buffer {
     if (memory_.bytes < bytes || memory_.data == nullptr) {
       const size_t more = 2 * asked_;
       if (memory_.data != nullptr) give_memory(std::exchange(memory_, {}));
-      asked_ = bytes > more ? bytes : more;
-      memory_ = take_memory(asked_);
+      const size_t wanted = bytes > more ? bytes : more;
+      memory_ = take_memory(wanted);
+      asked_ = wanted;
     }
     return data();
   }

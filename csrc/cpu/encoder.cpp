@@ -8,6 +8,8 @@ namespace {
 constexpr int64_t kChildGrain = 24;    // histories per thread at least: tiles of few rows waste the weights they load
 constexpr int64_t kCached = 72 << 10;  // floats of parents' products that are in cache when their children use them
 
+constexpr int64_t kMostChildren = 4;  // times as many children, so that one parent's do not fill the memory
+
 // Up to this many symbols, their input projections are made once per call. A rule of the sizes alone, so that a row's
 // rounding does not depend on who else is in the batch.
 constexpr int64_t kTableSymbols = 258;
@@ -58,7 +60,8 @@ int64_t Encoder::step_children(int64_t layer, const Histories& histories, int64_
   const bool lstm = cell_ == Cell::kLstm;
   const int64_t parents = static_cast<int64_t>(histories.parents().size());
   const int64_t first_parent = histories.child(first).slot;
-  const int64_t last = std::min(end, histories.first_child(std::min(parents, first_parent + parents_cached_)));
+  const int64_t others = histories.first_child(std::min(parents, first_parent + parents_cached_));
+  const int64_t last = std::min({end, others, first + kMostChildren * parents_cached_});
   const int64_t last_parent = histories.child(last - 1).slot + 1;
 
   const float* recurrent =

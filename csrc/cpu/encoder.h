@@ -32,8 +32,8 @@ class Encoder {
 
   // Rows of layer `l`'s component `z` (0: h, 1: c) in buffer `b`.
   float* rows(int b, int64_t z, int64_t l) { return states_[b].data() + (z * layer_count_ + l) * plane_[b]; }
-  // Steps children first.. of those up to end: those of parents_cached_ parents. A parent of children before `first` is
-  // computed again. Returns where the next ones begin.
+  // Steps children first.. of those up to end: those of parents_cached_ parents, or the first of them if they are very
+  // many. A parent of children before `first` is computed again. Returns where the next ones begin.
   int64_t step_children(int64_t layer, const Histories& histories, int64_t first, int64_t end, Products& products);
   // Products::inputs of children first..last - 1.
   const float* project_inputs(int64_t layer, const Histories& histories, int64_t first, int64_t last,
