@@ -40,8 +40,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.attainable", description=__doc__.partition("\n\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="users, as in the quick preset")
     parser.add_argument("--log-sessions", type=int, default=5000, help="of the random policy")
-    parser.add_argument("--transition-temperature", type=float, default=1.0, help="1: the authors' transitions")
-    parser.add_argument("--samples", type=int, default=60, help="of r given the log; some seconds each")
+    parser.add_argument("--samples", type=int, default=60, help="of r given the log")
     options = parser.parse_args(args)
     names = ["counts", "Bayesian", "best two slates"]
     trace = ["nats of hidden states in the log", "free numbers of hidden states"]
@@ -49,7 +48,7 @@ def main(args: Sequence[str] | None = None) -> None:
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     shares = []
     for seed in options.seeds:
-        mdp = MDP.random(seed=seed, transition_temperature=options.transition_temperature)
+        mdp = MDP.random(seed=seed)
         log = _logged(mdp, options.log_sessions, seed)
         low, high = _played(mdp, RandomPolicy(mdp.items, SLATE)), _played(mdp, BeliefPolicy(mdp, SLATE))
         truth = mdp.rewards[None]

@@ -29,7 +29,7 @@ def is_cuda() -> bool:
 def on(device: torch.device) -> Iterator[None]:
     """Benchmarks on `device`: also where tensors are made that name no other.
 
-    On the CPU that is so anyway: torch's mode for it would add a microsecond or more to every call.
+    On the CPU, where they are made anyway, torch's mode is not entered: it adds microseconds to every call.
     """
     global _device
     before, _device = _device, device

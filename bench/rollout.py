@@ -235,7 +235,7 @@ def _measure(
     steps, distinct = workload.steps, workload.distinct
     floor = _floor(case.size, workload, seconds=0.05 if quick else 0.5)
     calls: dict[str, harness.Work] = {name: partial(c.play, c.sessions) for name, c in candidates.items()}
-    measured = harness.compare(calls, seconds=0.1 if quick else 5, rounds=2 if quick else 7)
+    measured = harness.compare(calls, seconds=0.1 if quick else 5, rounds=2 if quick else 3 if device.is_cuda() else 7)
     rows = []
     for name, m in measured.items():
         share = case.sessions / candidates[name].sessions

@@ -7,15 +7,11 @@ import subprocess
 import sys
 import time
 from functools import partial
-from pathlib import Path
 
 import pytest
+from checkout import ROOT, needs_checkout
 
-ROOT = Path(__file__).parents[1]
-
-pytestmark = pytest.mark.skipif(
-    not (ROOT / "bench" / "__main__.py").exists(), reason="no bench folder next to the tests: not a checkout"
-)
+pytestmark = needs_checkout
 
 
 def bench(*args: str) -> subprocess.CompletedProcess[str]:

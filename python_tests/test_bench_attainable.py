@@ -1,10 +1,10 @@
 """What the benchmark of attainable rewards computes, on few hidden states; like test_bench.py, only in a checkout."""
 
 import importlib
-from pathlib import Path
 
 import pytest
 import torch
+from checkout import ROOT, needs_checkout
 from torch.nn.functional import logsigmoid
 
 from irecgan_ext.simulators.likelihood import session_law
@@ -12,11 +12,7 @@ from irecgan_ext.simulators.mdp import MDP, simulate
 from irecgan_ext.simulators.optimal import policy_values
 from irecgan_ext.simulators.policies import FixedPolicy, RandomPolicy
 
-ROOT = Path(__file__).parents[1]
-
-pytestmark = pytest.mark.skipif(
-    not (ROOT / "bench" / "attainable.py").exists(), reason="no bench folder next to the tests: not a checkout"
-)
+pytestmark = needs_checkout
 
 
 @pytest.fixture

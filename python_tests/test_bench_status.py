@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkout import ROOT, needs_checkout
 
-ROOT = Path(__file__).parents[1]
-
-pytestmark = pytest.mark.skipif(
-    not (ROOT / "bench" / "status.py").exists(), reason="no bench folder next to the tests: not a checkout"
-)
+pytestmark = needs_checkout
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ namespace {
 
 constexpr int64_t kChildGrain = 24;    // histories per thread at least: tiles of few rows waste the weights they load
 constexpr int64_t kCached = 72 << 10;  // floats of parents' products that are in cache when their children use them
-
-constexpr int64_t kMostChildren = 4;  // times as many children, so that one parent's do not fill the memory
+constexpr int64_t kMostChildren = 4;   // times as many children, so that one parent's do not fill the memory
 
 // Up to this many symbols, their input projections are made once per call. A rule of the sizes alone, so that a row's
 // rounding does not depend on who else is in the batch.

@@ -21,7 +21,6 @@ class Histories {
   // One node per distinct (parent, symbol) of the sessions, or per session unless they share; sets their `node`.
   void find(std::vector<Session>& sessions, bool share);
 
-  const std::vector<Node>& nodes() const { return nodes_; }
   int64_t count() const { return static_cast<int64_t>(nodes_.size()); }
   // Rows of the previous states that go on; a parent's children share its products.
   const std::vector<int64_t>& parents() const { return parents_; }

@@ -21,7 +21,6 @@ constexpr int64_t kPanel = kVectorLanes * kPanelVectors;
 constexpr int64_t kTileRows = 6;
 constexpr int64_t kLineFloats = 16;   // of a cache line
 constexpr int64_t kCachedRows = 126;  // rows that meet one panel after another while they are in the second-level cache
-
 constexpr int64_t kNearFloats = 1 << 17;  // of a weight matrix that stays in the second-level cache
 
 // GCC's and Clang's vectors; memory need not be aligned.
