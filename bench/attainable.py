@@ -1,16 +1,21 @@
 """What can a log teach? `python -m bench.attainable`, on the users of the quick preset.
 
-Beside the value of `counts` stands that of the two best fixed slates (one for the first step, one for all later ones) for
-users who are known. They are worth more since their items complement each other across the users' hidden states. Could a
-learner find that out?
+Each row says how far on the way from `random` to `belief` someone comes who has only the log of the random policy, and knows
+something besides:
 
-* *Bayesian*: the two slates that are best on average over samples of r given the log (`bench.posterior`), chosen by someone who
-  knows all else: that there are M hidden states, the law of a click, the prior of r and the very transitions. Up to the error
-  of the samples and of a search that swaps single items, no learner's two slates earn more, on average over users of that
-  prior.
-* the last columns measure the trace that hidden states leave in a log: how much more probable, in nats, the true law makes
-  the clicks of a log than the best law without hidden states, whose items have one success probability on the first step
-  and another one later.
+* *counts*: nothing.
+* *Bayesian, two slates*: that there are M hidden states, the law of a click, the prior of r and the very transitions; draws r
+  given the log (`bench.posterior`) and takes the two slates, one for the first step and one for all later ones, that are best
+  on average over the draws. Up to the error of the draws and of a search that swaps single items, no learner's two slates earn
+  more, on average over users of that prior.
+* *Bayesian*: the same with a look at the session: plans as `belief` does, with a belief over (draw of r, hidden state).
+* *hidden Markov*: the number of states and the law of a click, but not the transitions; fits users to the log from several
+  random starts (`bench.hidden_markov`) and plans as the Bayesian does with what was fitted.
+* *best two slates*: the users.
+
+The last columns measure the trace that hidden states leave in a log: how much more probable, in nats, the true law makes
+the clicks of a log than the best law without hidden states, whose items have one success probability on the first step
+and another one later.
 """
 
 from __future__ import annotations
@@ -21,7 +26,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from bench.hidden_markov import fit_users
 from bench.posterior import sample_rewards
+from bench.uncertain_users import UncertainBeliefPolicy
+from irecgan_ext.experiments.statistics import t95
 from irecgan_ext.simulators.likelihood import session_law
 from irecgan_ext.simulators.mdp import MDP, simulate
 from irecgan_ext.simulators.optimal import BeliefPolicy, counts_policy
@@ -30,7 +38,9 @@ from irecgan_ext.types import Trajectories
 
 SLATE = 10
 FITTED = 40_000  # sessions that the law without hidden states is fitted to, and as many that it is tried on
-PLAYED = 20_000  # sessions that measure the random policy and `belief`
+PLAYED = 5_000  # sessions that measure a policy with a look at history, and the random one; the same users for all
+FITS = 5  # hidden Markov users
+LEARNERS = ("counts", "Bayesian, two slates", "Bayesian", "hidden Markov", "best two slates")
 
 Slates = tuple[Tensor, Tensor]  # [K] int64 of the first step and of all later ones
 
@@ -40,29 +50,44 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.attainable", description=__doc__.partition("\n\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="users, as in the quick preset")
     parser.add_argument("--log-sessions", type=int, default=5000, help="of the random policy")
-    parser.add_argument("--samples", type=int, default=60, help="of r given the log")
+    parser.add_argument("--transition-temperature", type=float, default=1.0, help="of the users; smaller: peaked")
+    parser.add_argument("--samples", type=int, default=24, help="of r given the log")
     options = parser.parse_args(args)
-    names = ["counts", "Bayesian", "best two slates"]
     trace = ["nats of hidden states in the log", "free numbers of hidden states"]
-    columns = ["seed", "random", *(f"{name} (of the way)" for name in names), "belief", *trace]
+    columns = ["seed", "random", *(f"{name} (of the way)" for name in LEARNERS), "belief", *trace]
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     shares = []
     for seed in options.seeds:
-        mdp = MDP.random(seed=seed)
+        mdp = MDP.random(seed=seed, transition_temperature=options.transition_temperature)
         log = _logged(mdp, options.log_sessions, seed)
         low, high = _played(mdp, RandomPolicy(mdp.items, SLATE)), _played(mdp, BeliefPolicy(mdp, SLATE))
-        truth = mdp.rewards[None]
-        first, later = counts_policy(log, mdp.items, SLATE).slates
-        samples = sample_rewards(log, mdp.transitions, options.samples, seed)
-        candidates = [(first, later)] + [climb(r, mdp.transitions, (first, later)) for r in (samples, truth)]
-        values = [mean_value(truth, mdp.transitions, *slates) for slates in candidates]
-        shares.append([(value - low) / (high - low) for value in values])
-        cells = [f"{value:.3f} ({share:.0%})" for value, share in zip(values, shares[-1])]
+        values = learnt(mdp, log, options.samples, seed)
+        shares.append([(values[name] - low) / (high - low) for name in LEARNERS])
+        cells = [f"{values[name]:.3f} ({share:.0%})" for name, share in zip(LEARNERS, shares[-1])]
         nats = hidden_state_nats(mdp, seed) * options.log_sessions / FITTED
         hidden = (mdp.states - 1) * mdp.items
         print(f"| {seed} | {low:.3f} | {' | '.join(cells)} | {high:.3f} | {nats:.1f} | {hidden} |", flush=True)
-    means = torch.tensor(shares).mean(0).tolist()
-    print("mean of the way: " + ", ".join(f"{name} {mean:.1%}" for name, mean in zip(names, means)))
+    ways = torch.tensor(shares)
+    print("mean of the way: " + ", ".join(f"{name} {_interval(way)}" for name, way in zip(LEARNERS, ways.T)))
+    gains = (ways - ways[:, :1]).T[1:]
+    print("more than counts: " + ", ".join(f"{name} {_interval(gain)}" for name, gain in zip(LEARNERS[1:], gains)))
+
+
+def learnt(mdp: MDP, log: Trajectories, samples: int, seed: int) -> dict[str, float]:
+    """Clicks per session of each of LEARNERS."""
+    drawn = sample_rewards(log, mdp.transitions, samples, seed)
+    first, later = counts_policy(log, mdp.items, SLATE).slates
+    truth = mdp.rewards[None]
+    slates = {"counts": (first, later)}
+    for name, rewards in (("Bayesian, two slates", drawn), ("best two slates", truth)):
+        slates[name] = climb(rewards, mdp.transitions, (first, later))
+    users = {
+        "Bayesian": [MDP(rewards, mdp.transitions) for rewards in drawn],
+        "hidden Markov": fit_users(log, mdp.states, mdp.items, FITS, seed),
+    }
+    return {name: mean_value(truth, mdp.transitions, *pair) for name, pair in slates.items()} | {
+        name: _played(mdp, UncertainBeliefPolicy(candidates, SLATE)) for name, candidates in users.items()
+    }
 
 
 def mean_value(rewards: Tensor, transitions: Tensor, first: Tensor, later: Tensor) -> float:
@@ -145,6 +170,12 @@ def fit(slates: Tensor, places: Tensor, items: int) -> Tensor:
 def _played(mdp: MDP, policy: Policy) -> float:
     """Clicks per session."""
     return float((simulate(mdp, policy, PLAYED, slate_size=SLATE, seed=0).clicks >= 0).sum()) / PLAYED
+
+
+def _interval(values: Tensor) -> str:
+    """Mean over seeds with its 95% interval, in per cent."""
+    half = t95(len(values) - 1) * float(values.std()) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return f"{float(values.mean()):.1%} +- {half:.1%}"
 
 
 def _logged(mdp: MDP, sessions: int, seed: int) -> Trajectories:

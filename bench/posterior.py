@@ -69,50 +69,61 @@ def _kinetic(momentum: Tensor, mass: Tensor) -> Tensor:
     return (momentum.square() / mass).sum() / 2
 
 
-class Posterior:
-    """Log-density of the rewards' logits [M, C] float64 given a log, up to a constant."""
+class LoggedClicks:
+    """The clicks of a log, longest sessions first, so that those which go on are always the first ones."""
 
-    def __init__(self, log: Trajectories, transitions: Tensor) -> None:
-        self.states, self.items = transitions.shape[:2]
+    def __init__(self, log: Trajectories, items: int) -> None:
         order = log.lengths.argsort(descending=True)
         lengths = log.lengths[order]
-        by_item = transitions.transpose(0, 1).float()
         self.sessions = len(order)
         self.steps = []
         for t in range(int(lengths[0])):
             running = order[: int((lengths > t).sum())]
-            shown = one_hot(log.slates[running, t], self.items).sum(1).float()
+            shown = one_hot(log.slates[running, t], items).sum(1).float()
             clicks = log.clicks[running, t]
-            items = clicks.clamp(min=0)
-            self.steps.append((shown, items, clicks >= 0, by_item[items]))
+            self.steps.append((shown, clicks.clamp(min=0), clicks >= 0))
 
-    def information(self) -> Tensor:
-        """[M, C]: a rough inverse variance of each logit, for the sampler's masses.
+    def log_probability(self, rewards: Tensor, by_item: Tensor) -> Tensor:
+        """[] float64: the recursion of `session_law`, in single precision, summed in double.
 
-        Later showings are spread over the states, and say less of each, since it is not seen.
+        Args:
+            rewards: [M, C] float32. by_item: [C, M, M] float32, P(next state | item, state) at [item, state, next state].
         """
-        first, *later = (shown.sum(0).double() for shown, *_ in self.steps)
-        spread = sum(later, torch.zeros_like(first)) / (2 * self.states)
-        return PRIOR + INFORMATION * torch.stack([first] + [spread] * (self.states - 1))
-
-    def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-density [] and its gradient [M, C]."""
-        logits = logits.detach().requires_grad_()
-        density = self._clicks(torch.sigmoid(logits).float()) + (logsigmoid(logits) + logsigmoid(-logits)).sum()
-        (gradient,) = torch.autograd.grad(density, logits)
-        return density.detach(), gradient
-
-    def _clicks(self, rewards: Tensor) -> Tensor:
-        """Log-probability of the log's clicks: the recursion of `session_law`, in single precision, summed in double."""
-        belief = torch.zeros(self.sessions, self.states)
+        belief = torch.zeros(self.sessions, len(rewards))
         belief[:, 0] = 1
         total = torch.zeros((), dtype=torch.float64)
-        for shown, items, went_on, moves in self.steps:
+        for shown, items, went_on in self.steps:
             weight = shown @ rewards.T
             taken = rewards.T[items].square() / weight
             outcome = torch.where(went_on[:, None], taken, 1 - (shown @ rewards.square().T) / weight)
             joint = outcome * belief[: len(items)]
             probability = joint.sum(1, keepdim=True)
             total = total + probability.log().sum(dtype=torch.float64)
-            belief = ((joint / probability)[:, None] @ moves)[:, 0]
+            belief = ((joint / probability)[:, None] @ by_item[items])[:, 0]
         return total
+
+
+class Posterior:
+    """Log-density of the rewards' logits [M, C] float64 given a log, up to a constant."""
+
+    def __init__(self, log: Trajectories, transitions: Tensor) -> None:
+        self.clicks = LoggedClicks(log, transitions.shape[1])
+        self.by_item = transitions.transpose(0, 1).float()
+
+    def information(self) -> Tensor:
+        """[M, C]: a rough inverse variance of each logit, for the sampler's masses.
+
+        Later showings are spread over the states, and say less of each, since it is not seen.
+        """
+        states = self.by_item.shape[1]
+        first, *later = (shown.sum(0).double() for shown, *_ in self.clicks.steps)
+        spread = sum(later, torch.zeros_like(first)) / (2 * states)
+        return PRIOR + INFORMATION * torch.stack([first] + [spread] * (states - 1))
+
+    def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-density [] and its gradient [M, C]."""
+        logits = logits.detach().requires_grad_()
+        clicks = self.clicks.log_probability(torch.sigmoid(logits).float(), self.by_item)
+        density = clicks + (logsigmoid(logits) + logsigmoid(-logits)).sum()
+        (gradient,) = torch.autograd.grad(density, logits)
+        return density.detach(), gradient
