@@ -38,7 +38,8 @@ from irecgan_ext.types import Trajectories
 
 SLATE = 10
 FITTED = 40_000  # sessions that the law without hidden states is fitted to, and as many that it is tried on
-PLAYED = 5_000  # sessions that measure a policy with a look at history, and the random one; the same users for all
+PLAYED = 20_000  # sessions that measure the random policy and `belief`
+PAIRED = 3_000  # sessions that measure what other policies with a look at history earn less than `belief` before the same users
 FITS = 5  # hidden Markov users
 LEARNERS = ("counts", "Bayesian, two slates", "Bayesian", "hidden Markov", "best two slates")
 
@@ -51,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="users, as in the quick preset")
     parser.add_argument("--log-sessions", type=int, default=5000, help="of the random policy")
     parser.add_argument("--transition-temperature", type=float, default=1.0, help="of the users; smaller: peaked")
-    parser.add_argument("--samples", type=int, default=24, help="of r given the log")
+    parser.add_argument("--samples", type=int, default=60, help="of r given the log")
     options = parser.parse_args(args)
     trace = ["nats of hidden states in the log", "free numbers of hidden states"]
     columns = ["seed", "random", *(f"{name} (of the way)" for name in LEARNERS), "belief", *trace]
@@ -60,8 +61,9 @@ def main(args: Sequence[str] | None = None) -> None:
     for seed in options.seeds:
         mdp = MDP.random(seed=seed, transition_temperature=options.transition_temperature)
         log = _logged(mdp, options.log_sessions, seed)
-        low, high = _played(mdp, RandomPolicy(mdp.items, SLATE)), _played(mdp, BeliefPolicy(mdp, SLATE))
-        values = learnt(mdp, log, options.samples, seed)
+        low = _played(mdp, RandomPolicy(mdp.items, SLATE), PLAYED)
+        high = _played(mdp, BeliefPolicy(mdp, SLATE), PLAYED)
+        values = learnt(mdp, log, options.samples, seed, high)
         shares.append([(values[name] - low) / (high - low) for name in LEARNERS])
         cells = [f"{values[name]:.3f} ({share:.0%})" for name, share in zip(LEARNERS, shares[-1])]
         nats = hidden_state_nats(mdp, seed) * options.log_sessions / FITTED
@@ -73,8 +75,8 @@ def main(args: Sequence[str] | None = None) -> None:
     print("more than counts: " + ", ".join(f"{name} {_interval(gain)}" for name, gain in zip(LEARNERS[1:], gains)))
 
 
-def learnt(mdp: MDP, log: Trajectories, samples: int, seed: int) -> dict[str, float]:
-    """Clicks per session of each of LEARNERS."""
+def learnt(mdp: MDP, log: Trajectories, samples: int, seed: int, belief: float) -> dict[str, float]:
+    """Clicks per session of each of LEARNERS, given those of `belief`."""
     drawn = sample_rewards(log, mdp.transitions, samples, seed)
     first, later = counts_policy(log, mdp.items, SLATE).slates
     truth = mdp.rewards[None]
@@ -85,8 +87,9 @@ def learnt(mdp: MDP, log: Trajectories, samples: int, seed: int) -> dict[str, fl
         "Bayesian": [MDP(rewards, mdp.transitions) for rewards in drawn],
         "hidden Markov": fit_users(log, mdp.states, mdp.items, FITS, seed),
     }
+    gap = belief - _played(mdp, BeliefPolicy(mdp, SLATE), PAIRED)
     return {name: mean_value(truth, mdp.transitions, *pair) for name, pair in slates.items()} | {
-        name: _played(mdp, UncertainBeliefPolicy(candidates, SLATE)) for name, candidates in users.items()
+        name: _played(mdp, UncertainBeliefPolicy(candidates, SLATE), PAIRED) + gap for name, candidates in users.items()
     }
 
 
@@ -167,9 +170,9 @@ def fit(slates: Tensor, places: Tensor, items: int) -> Tensor:
     return parameters.detach()
 
 
-def _played(mdp: MDP, policy: Policy) -> float:
-    """Clicks per session."""
-    return float((simulate(mdp, policy, PLAYED, slate_size=SLATE, seed=0).clicks >= 0).sum()) / PLAYED
+def _played(mdp: MDP, policy: Policy, sessions: int) -> float:
+    """Clicks per session; policies that play as many face the same users."""
+    return float((simulate(mdp, policy, sessions, slate_size=SLATE, seed=0).clicks >= 0).sum()) / sessions
 
 
 def _interval(values: Tensor) -> str:

@@ -211,22 +211,43 @@ def _workload(models: Models, sessions: int) -> Workload:
 
 @dataclass(frozen=True)
 class Floor:
-    """What a call cannot do without, at rates measured beside it: ms of its matrix products at the rate of `F.linear`, and of
-    its slates at the rate of `gumbel_topk` (not for large catalogues, where reading the logits is the products' part)."""
+    """What a call cannot do without, at rates measured beside it.
 
+    Attributes:
+        rate: GFLOP/s of matrix products.
+        products: ms of the call's products at that rate.
+        slates: ms of its slates at the rate of `gumbel_topk` (not for large catalogues, where reading the logits is the
+            products' part).
+    """
+
+    rate: float
     products: float
     slates: float
 
 
 def _floor(size: Size, workload: Workload, seconds: float) -> Floor:
-    rate = harness.gemm_rate(seconds=seconds)
+    rate = _product_rate(seconds)
     flop = workload.distinct * (size.state_flop() + workload.going * size.parent_flop())
     slates = 0.0
     if size.items <= LOGITS_AT_HAND:
         logits = torch.randn(4096, size.items)
         draw = harness.compare({"slates": partial(ops.gumbel_topk, logits, SLATE)}, seconds=seconds)["slates"]
         slates = draw.ms.median * workload.steps / len(logits)
-    return Floor(flop / rate / 1e6, slates)
+    return Floor(rate, flop / rate / 1e6, slates)
+
+
+def _product_rate(seconds: float) -> float:
+    """GFLOP/s of `F.linear` or, on the CPU, where that is faster, of `linear_gumbel_topk`: the package's own products and
+    one draw per row."""
+    rate = harness.gemm_rate(seconds=seconds)
+    if device.is_cuda():
+        return rate
+    rows, inner, columns = 1024, 512, 2048
+    hidden, weight = torch.randn(rows, inner), torch.randn(columns, inner)
+    native = harness.compare({"native": lambda: ops.linear_gumbel_topk(hidden, weight, None, 1)}, seconds=seconds)[
+        "native"
+    ]
+    return max(rate, 2 * rows * inner * columns / 1e6 / native.ms.median)
 
 
 def _measure(
@@ -253,6 +274,7 @@ def _measure(
                 "sessions/s": per_second,
                 "steps/s": per_second * steps / case.sessions,
                 "states per step": distinct / steps if native else None,
+                "floor: GFLOP/s": floor.rate if native else None,
                 "floor: products ms": floor.products if native else None,
                 "floor: slates ms": floor.slates if native else None,
                 "floor / time": (floor.products + floor.slates) / m.ms.median if native else None,

@@ -110,7 +110,7 @@ def test_the_table(bench, capsys, monkeypatch):
     attainable = bench("bench.attainable")
     monkeypatch.setattr(bench("bench.posterior"), "LEAST_ACCEPTANCE", 0.0)
     monkeypatch.setattr(bench("bench.hidden_markov"), "UPDATES", 3)
-    for name, number in (("FITTED", 500), ("PLAYED", 200), ("FITS", 1)):
+    for name, number in (("FITTED", 500), ("PLAYED", 200), ("PAIRED", 200), ("FITS", 1)):
         monkeypatch.setattr(attainable, name, number)
     attainable.main(["--seeds", "3", "4", "--log-sessions", "60", "--samples", "2"])
     header, _, *rows, means, gains = capsys.readouterr().out.splitlines()

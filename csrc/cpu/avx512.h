@@ -68,8 +68,10 @@ inline __m512 fold_16(__m512 (&v)[16]) {
   return _mm512_shuffle_f32x4(sums, sums, _MM_SHUFFLE(3, 1, 2, 0));
 }
 
-// bounded_sums (block.h) of up to 16 blocks. Not inlined: its constants need their registers.
-__attribute__((noinline)) uint32_t bounded_sums_of_blocks(const float* x, int64_t blocks, float shift, float* sums) {
+// guessed_sums (block.h) of up to 16 blocks, whose sums must be between `least` and `most`. Not inlined: its constants
+// need their registers.
+__attribute__((noinline)) bool guessed_sums_of_blocks(const float* x, int64_t blocks, float shift, float least,
+                                                      float most, float* sums) {
   __m512 lanes[16];
   __m512i highest = _mm512_setzero_si512();
   const auto bound = [&](const float* items) {
@@ -87,8 +89,13 @@ __attribute__((noinline)) uint32_t bounded_sums_of_blocks(const float* x, int64_
     const __m512 low = _mm512_add_ps(bound(block), bound(block + 16));
     lanes[b] = _mm512_add_ps(low, _mm512_add_ps(bound(block + 32), bound(block + 48)));
   }
-  _mm512_mask_storeu_ps(sums, static_cast<__mmask16>((1u << blocks) - 1u), fold_16(lanes));
-  return _mm512_reduce_max_epu32(highest);
+  const __m512 folded = fold_16(lanes);
+  const auto present = static_cast<__mmask16>((1u << blocks) - 1u);
+  _mm512_mask_storeu_ps(sums, present, folded);
+  const __mmask16 above = _mm512_mask_cmp_ps_mask(present, folded, _mm512_set1_ps(least), _CMP_GT_OQ);
+  const __mmask16 between = _mm512_mask_cmp_ps_mask(above, folded, _mm512_set1_ps(most), _CMP_LT_OQ);
+  const __mmask16 too_high = _mm512_cmpge_epu32_mask(highest, _mm512_set1_epi32(WeightBound::kTooHigh));
+  return between == present && too_high == 0;
 }
 
 // Appends first + i of the 16 values[i] below `limit` to found[0..count), in order; writes up to 16 entries. Returns

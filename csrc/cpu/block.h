@@ -98,14 +98,21 @@ inline void exact_block_stats(const float* x, float* shift, float* sum) {
 constexpr int64_t kChunk = 16;            // blocks whose logits stay in the first-level cache between two passes
 constexpr int64_t kSegment = 4 * kChunk;  // blocks that share a guess of their shift
 
-// Sums of upper bounds (WeightBound) of the weights of `blocks` <= kChunk blocks, relative to `shift`. Returns the
-// largest bits.
-#if defined(__AVX512F__)
-inline uint32_t bounded_sums(const float* x, int64_t blocks, float shift, float* sums) {
-  return bounded_sums_of_blocks(x, blocks, shift, sums);
+constexpr float kLeastSum = 0x1p-12f, kMostSum = 0x1p12f;  // of a block, where its shift is a guess
+
+// Sums of upper bounds (WeightBound) of the weights of `blocks` <= kChunk blocks, relative to a guessed shift, which
+// saves the pass for the largest logit. False if the guess is so far off that a weight could lose precision, or a logit
+// is NaN or +inf, or there is no such bound.
+template <typename T>
+inline bool guessed_sums(const T*, int64_t, T, T*) {
+  return false;
 }
+
+template <>
+inline bool guessed_sums(const float* x, int64_t blocks, float guess, float* sums) {
+#if defined(__AVX512F__)
+  return guessed_sums_of_blocks(x, blocks, guess, kLeastSum, kMostSum, sums);
 #else
-inline uint32_t bounded_sums(const float* x, int64_t blocks, float shift, float* sums) {
   constexpr int64_t kWide = kLanes<float>;
   uint32_t highest[kWide] = {};
   for (int64_t b = 0; b < blocks; ++b) {
@@ -114,33 +121,18 @@ inline uint32_t bounded_sums(const float* x, int64_t blocks, float shift, float*
     for (int64_t i = b * kBlock; i < (b + 1) * kBlock; i += kWide) {
 #pragma omp simd
       for (int64_t l = 0; l < kWide; ++l) {
-        const uint32_t bits = weight_bound_bits(x[i + l] - shift);
+        const uint32_t bits = weight_bound_bits(x[i + l] - guess);
         highest[l] = bits > highest[l] ? bits : highest[l];
         lanes[l] += weight_bound(bits);
       }
     }
     sums[b] = fold(lanes);
   }
-  uint32_t max = 0;
-  for (int64_t l = 0; l < kWide; ++l) max = highest[l] > max ? highest[l] : max;
-  return max;
-}
+  int kept = 1;
+  for (int64_t l = 0; l < kWide; ++l) kept &= highest[l] < WeightBound::kTooHigh ? 1 : 0;
+  for (int64_t b = 0; b < blocks; ++b) kept &= sums[b] > kLeastSum && sums[b] < kMostSum ? 1 : 0;
+  return kept != 0;
 #endif
-
-// Bounded sums of a chunk's blocks relative to a guessed shift, which saves the pass for the largest logit. False
-// if the guess is so far off that a weight could lose precision, or a logit is NaN or +inf, or there is no such bound.
-template <typename T>
-inline bool guessed_sums(const T*, int64_t, T, T*) {
-  return false;
-}
-
-template <>
-inline bool guessed_sums(const float* x, int64_t blocks, float guess, float* sums) {
-  if (bounded_sums(x, blocks, guess, sums) >= WeightBound::kTooHigh) return false;
-  int near = 0;
-#pragma omp simd reduction(+ : near)
-  for (int64_t b = 0; b < blocks; ++b) near += sums[b] > 0x1p-12f && sums[b] < 0x1p12f ? 1 : 0;
-  return near == blocks;
 }
 
 // Statistics of `blocks` <= kChunk whole blocks. They share one shift: the guess, or their largest logit.
