@@ -29,17 +29,19 @@ from torch import Tensor
 from bench.hidden_markov import fit_users
 from bench.posterior import sample_rewards
 from bench.uncertain_users import UncertainBeliefPolicy
-from irecgan_ext.experiments.statistics import t95
+from irecgan_ext.experiments.statistics import estimate
 from irecgan_ext.simulators.likelihood import session_law
 from irecgan_ext.simulators.mdp import MDP, simulate
 from irecgan_ext.simulators.optimal import BeliefPolicy, counts_policy
-from irecgan_ext.simulators.policies import Policy, RandomPolicy
+from irecgan_ext.simulators.policies import FixedPolicy, Policy, RandomPolicy
 from irecgan_ext.types import Trajectories
 
 SLATE = 10
 FITTED = 40_000  # sessions that the law without hidden states is fitted to, and as many that it is tried on
 PLAYED = 20_000  # sessions that measure the random policy and `belief`
-PAIRED = 3_000  # sessions that measure what other policies with a look at history earn less than `belief` before the same users
+PAIRED = (
+    4_000  # sessions that measure what other policies with a look at history earn more than `counts`, of the same users
+)
 FITS = 5  # hidden Markov users
 LEARNERS = ("counts", "Bayesian, two slates", "Bayesian", "hidden Markov", "best two slates")
 
@@ -61,36 +63,37 @@ def main(args: Sequence[str] | None = None) -> None:
     for seed in options.seeds:
         mdp = MDP.random(seed=seed, transition_temperature=options.transition_temperature)
         log = _logged(mdp, options.log_sessions, seed)
-        low = _played(mdp, RandomPolicy(mdp.items, SLATE), PLAYED)
-        high = _played(mdp, BeliefPolicy(mdp, SLATE), PLAYED)
-        values = learnt(mdp, log, options.samples, seed, high)
+        low = _played(mdp, RandomPolicy(mdp.items, SLATE), PLAYED, seed)
+        high = _played(mdp, BeliefPolicy(mdp, SLATE), PLAYED, seed)
+        values = learnt(mdp, log, options.samples, seed)
         shares.append([(values[name] - low) / (high - low) for name in LEARNERS])
         cells = [f"{values[name]:.3f} ({share:.0%})" for name, share in zip(LEARNERS, shares[-1])]
         nats = hidden_state_nats(mdp, seed) * options.log_sessions / FITTED
         hidden = (mdp.states - 1) * mdp.items
         print(f"| {seed} | {low:.3f} | {' | '.join(cells)} | {high:.3f} | {nats:.1f} | {hidden} |", flush=True)
-    ways = torch.tensor(shares)
-    print("mean of the way: " + ", ".join(f"{name} {_interval(way)}" for name, way in zip(LEARNERS, ways.T)))
-    gains = (ways - ways[:, :1]).T[1:]
-    print("more than counts: " + ", ".join(f"{name} {_interval(gain)}" for name, gain in zip(LEARNERS[1:], gains)))
+    ways = list(zip(*shares))
+    print("mean of the way, %: " + _summary(ways, LEARNERS))
+    gains = [[way - other for way, other in zip(mine, ways[0])] for mine in ways[1:]]
+    print("more than counts, %: " + _summary(gains, LEARNERS[1:]))
 
 
-def learnt(mdp: MDP, log: Trajectories, samples: int, seed: int, belief: float) -> dict[str, float]:
-    """Clicks per session of each of LEARNERS, given those of `belief`."""
+def learnt(mdp: MDP, log: Trajectories, samples: int, seed: int) -> dict[str, float]:
+    """Clicks per session of each of LEARNERS. What the slates earn is exact; the others are played beside `counts`."""
     drawn = sample_rewards(log, mdp.transitions, samples, seed)
-    first, later = counts_policy(log, mdp.items, SLATE).slates
+    counts = counts_policy(log, mdp.items, SLATE).slates
     truth = mdp.rewards[None]
-    slates = {"counts": (first, later)}
+    slates = {"counts": (counts[0], counts[1])}
     for name, rewards in (("Bayesian, two slates", drawn), ("best two slates", truth)):
-        slates[name] = climb(rewards, mdp.transitions, (first, later))
+        slates[name] = climb(rewards, mdp.transitions, slates["counts"])
+    values = {name: mean_value(truth, mdp.transitions, *pair) for name, pair in slates.items()}
     users = {
         "Bayesian": [MDP(rewards, mdp.transitions) for rewards in drawn],
         "hidden Markov": fit_users(log, mdp.states, mdp.items, FITS, seed),
     }
-    gap = belief - _played(mdp, BeliefPolicy(mdp, SLATE), PAIRED)
-    return {name: mean_value(truth, mdp.transitions, *pair) for name, pair in slates.items()} | {
-        name: _played(mdp, UncertainBeliefPolicy(candidates, SLATE), PAIRED) + gap for name, candidates in users.items()
-    }
+    luck = _played(mdp, FixedPolicy(counts), PAIRED, seed) - values["counts"]
+    for name, candidates in users.items():
+        values[name] = _played(mdp, UncertainBeliefPolicy(candidates, SLATE), PAIRED, seed) - luck
+    return values
 
 
 def mean_value(rewards: Tensor, transitions: Tensor, first: Tensor, later: Tensor) -> float:
@@ -170,15 +173,16 @@ def fit(slates: Tensor, places: Tensor, items: int) -> Tensor:
     return parameters.detach()
 
 
-def _played(mdp: MDP, policy: Policy, sessions: int) -> float:
-    """Clicks per session; policies that play as many face the same users."""
-    return float((simulate(mdp, policy, sessions, slate_size=SLATE, seed=0).clicks >= 0).sum()) / sessions
+def _played(mdp: MDP, policy: Policy, sessions: int, seed: int) -> float:
+    """Clicks per session; policies that play as many, with one seed, face the same users."""
+    played = simulate(mdp, policy, sessions, slate_size=SLATE, seed=30_000 + seed)
+    return float((played.clicks >= 0).sum()) / sessions
 
 
-def _interval(values: Tensor) -> str:
-    """Mean over seeds with its 95% interval, in per cent."""
-    half = t95(len(values) - 1) * float(values.std()) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return f"{float(values.mean()):.1%} +- {half:.1%}"
+def _summary(values: Sequence[Sequence[float]], names: Sequence[str]) -> str:
+    """Means over seeds with 95% intervals."""
+    per_cent = [estimate([100 * value for value in mine]).text(1) for mine in values]
+    return ", ".join(f"{name} {text}" for name, text in zip(names, per_cent))
 
 
 def _logged(mdp: MDP, sessions: int, seed: int) -> Trajectories:

@@ -24,7 +24,8 @@ def fit_users(log: Trajectories, states: int, items: int, fits: int, seed: int) 
         seed: of the starts.
 
     Returns:
-        B users, whose states are numbered each in its own way but for state 0, where sessions start.
+        B users, whose states are numbered each in its own way but for state 0, where sessions start. A local optimum each;
+        which of them is the more probable is not asked.
     """
     clicks = LoggedClicks(log, items)
     generator = torch.Generator().manual_seed(seed)

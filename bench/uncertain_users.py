@@ -42,7 +42,7 @@ class UncertainBeliefPolicy(Policy):
         return belief_slates(beliefs, self.gains.flatten(0, 1), self.rewards.flatten(0, 1), self.slate_size)[inverse]
 
     def observe(self, rows: Tensor, slates: Tensor, clicks: Tensor) -> None:
-        by_item = self.rewards.permute(2, 0, 1)
-        joint = self.beliefs[rows] * by_item[clicks].square() / by_item[slates].sum(1)
+        weights = self.rewards.permute(2, 0, 1)
+        joint = self.beliefs[rows] * weights[clicks].square() / weights[slates].sum(1)
         moved = torch.einsum("abm,abmn->abn", joint, self.by_item[clicks])
         self.beliefs[rows] = moved / moved.sum((1, 2), keepdim=True)

@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid
 
 from irecgan_ext.simulators.likelihood import session_law
 from irecgan_ext.simulators.mdp import MDP, simulate
-from irecgan_ext.simulators.optimal import BeliefPolicy, policy_values
+from irecgan_ext.simulators.optimal import BeliefPolicy, counts_policy, policy_values
 from irecgan_ext.simulators.policies import FixedPolicy, RandomPolicy
 
 pytestmark = needs_checkout
@@ -64,20 +64,36 @@ def test_whoever_has_no_doubt_plays_as_belief_does(bench):
     assert torch.equal(played[0].slates, played[1].slates)
 
 
-def test_a_session_tells_which_candidate_is_true(bench):
-    """Two candidates with opposite tastes: whoever clicks what only one of them likes is known from then on."""
-    mdp, _ = small(1)
-    rewards = torch.full((2, 3, 6), 0.05, dtype=torch.float64)
-    rewards[0, :, :3] = rewards[1, :, 3:] = 0.95
-    users = [MDP(tastes, mdp.transitions) for tastes in rewards]
-    policy = bench("bench.uncertain_users").UncertainBeliefPolicy(users, 3)
-    policy.begin(2, 0)
-    rows, slates = torch.arange(2), torch.tensor([[0, 1, 4], [0, 1, 4]])
-    policy.observe(rows, slates, torch.tensor([1, 4]))
-    held = policy.beliefs.sum(2)
-    click = rewards[:, 0, 1].square() / rewards[:, 0][:, [0, 1, 4]].sum(1)
-    torch.testing.assert_close(held[0], click / click.sum())
-    assert bool((policy.recommend(rows, rows).sort(1).values == torch.tensor([[0, 1, 2], [3, 4, 5]])).all())
+def test_sessions_tell_which_candidate_is_true(bench):
+    """Two candidates with laws of their own: after two clicks the belief is that of a filter by hand, and so are the gains."""
+    candidates = [MDP.random(states=3, items=6, transition_temperature=0.2, seed=seed) for seed in (1, 2)]
+    policy = bench("bench.uncertain_users").UncertainBeliefPolicy(candidates, 3)
+    policy.begin(1, 0)
+    row, slates, clicks = torch.tensor([0]), torch.tensor([[0, 1, 4], [5, 2, 1]]), torch.tensor([4, 2])
+    for slate, click in zip(slates, clicks):
+        policy.observe(row, slate[None], click[None])
+    expected = torch.zeros(2, 3, dtype=torch.float64)
+    for b, mdp in enumerate(candidates):
+        belief = torch.tensor([1.0, 0, 0], dtype=torch.float64)
+        for slate, click in zip(slates, clicks):
+            taken = belief * mdp.rewards[:, click] ** 2 / mdp.rewards[:, slate].sum(1)
+            belief = taken @ mdp.transitions[:, click]
+        expected[b] = belief
+        torch.testing.assert_close(policy.gains[b], BeliefPolicy(mdp, 3).gains)
+    torch.testing.assert_close(policy.beliefs[0], expected / expected.sum())
+
+
+def test_learners_are_measured_beside_counts(bench, monkeypatch):
+    """Whoever plays as `counts` does is worth exactly what `counts` is, however few sessions are played."""
+    attainable = bench("bench.attainable")
+    mdp = MDP.random(states=3, items=14, transition_temperature=0.05, seed=1)
+    log = simulate(mdp, RandomPolicy(14, 10), 300, slate_size=10, seed=2)
+    monkeypatch.setattr(attainable, "PAIRED", 50)
+    monkeypatch.setattr(attainable, "fit_users", lambda *_: [mdp])
+    monkeypatch.setattr(attainable, "UncertainBeliefPolicy", lambda *_: counts_policy(log, 14, 10))
+    values = attainable.learnt(mdp, log, 2, seed=0)
+    assert values["Bayesian"] == values["hidden Markov"] == pytest.approx(values["counts"], rel=1e-12)
+    assert values["counts"] <= values["best two slates"]
 
 
 def test_fitted_users_explain_clicks_better_than_others_do(bench):
@@ -110,9 +126,10 @@ def test_the_table(bench, capsys, monkeypatch):
     attainable = bench("bench.attainable")
     monkeypatch.setattr(bench("bench.posterior"), "LEAST_ACCEPTANCE", 0.0)
     monkeypatch.setattr(bench("bench.hidden_markov"), "UPDATES", 3)
-    for name, number in (("FITTED", 500), ("PLAYED", 200), ("PAIRED", 200), ("FITS", 1)):
+    for name, number in (("FITTED", 500), ("PLAYED", 300), ("PAIRED", 200), ("FITS", 1)):
         monkeypatch.setattr(attainable, name, number)
     attainable.main(["--seeds", "3", "4", "--log-sessions", "60", "--samples", "2"])
     header, _, *rows, means, gains = capsys.readouterr().out.splitlines()
     assert [row.count("|") for row in rows] == [header.count("|")] * 2 and "Bayesian" in header
-    assert means.startswith("mean of the way: counts ") and gains.startswith("more than counts: Bayesian, two slates ")
+    assert means.startswith("mean of the way, %: counts ")
+    assert gains.startswith("more than counts, %: Bayesian, two slates ")
