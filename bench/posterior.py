@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, one_hot
@@ -10,7 +12,7 @@ from irecgan_ext.types import Trajectories
 
 LEAPFROGS = 20
 ASCENT = 300  # steps from a draw of the prior to where the posterior has its mass
-ACCEPTANCE = 0.8  # of the proposals: longer steps above, shorter ones below, until samples are kept
+ACCEPTANCE = 0.8  # of the proposals: longer steps above, shorter ones below, until samples are kept, with their mean
 LEAST_ACCEPTANCE = 0.4  # of the kept samples
 INFORMATION = 0.05  # of one showing on a logit, about; a click is one in ten
 PRIOR = 0.4  # the same of the uniform prior, a logistic one on the logit
@@ -41,8 +43,10 @@ def sample_rewards(log: Trajectories, transitions: Tensor, samples: int, seed: i
         gradient = target(logits)[1]
         logits = logits + INFORMATION * gradient / (1 + gradient.abs())
     density, gradient = target(logits)
-    step, kept, accepted = 0.25, [], 0.0
+    step, tried, kept, accepted = 0.25, [], [], 0.0
     for number in range(2 * samples):
+        if number == samples:
+            step = math.exp(math.fsum(tried) / len(tried))
         momentum = torch.randn(mass.shape, generator=generator, dtype=torch.float64) * mass.sqrt()
         proposal, proposed, slope = logits, density, gradient
         before = density - _kinetic(momentum, mass)
@@ -57,6 +61,8 @@ def sample_rewards(log: Trajectories, transitions: Tensor, samples: int, seed: i
             logits, density, gradient = proposal, proposed, slope
         if number < samples:
             step *= 1.1 if accept > ACCEPTANCE else 0.9
+            if number >= samples // 2:
+                tried.append(math.log(step))
         else:
             kept.append(torch.sigmoid(logits))
             accepted += accept / samples
