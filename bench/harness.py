@@ -26,6 +26,7 @@ from bench.device import Work
 CUDA_SECONDS = 1.0  # of a comparison there: events are steady, and a GPU is lent for minutes
 SLOW = 1.0  # seconds: a call that takes longer needs no second one to warm up
 FILL = 1e-3  # seconds that a timing lasts at least: shorter calls are repeated within it
+GEMM = (1024, 512, 2048)  # rows, inner dimension and columns of the product whose rate is a ceiling
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,11 @@ def read_bandwidth(values: Tensor, before: Work, seconds: float = 0.5, fill: flo
 
 
 def gemm_rate(
-    rows: int = 1024, inner: int = 512, columns: int = 2048, seconds: float = 0.5, dtype: torch.dtype = torch.float32
+    rows: int = GEMM[0],
+    inner: int = GEMM[1],
+    columns: int = GEMM[2],
+    seconds: float = 0.5,
+    dtype: torch.dtype = torch.float32,
 ) -> float:
     """GFLOP/s of `F.linear`, [rows, inner] by [columns, inner]; on CUDA of at least 8,192 rows."""
     rows = max(rows, 8192) if device.is_cuda() else rows

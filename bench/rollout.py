@@ -242,7 +242,7 @@ def _product_rate(seconds: float) -> float:
     rate = harness.gemm_rate(seconds=seconds)
     if device.is_cuda():
         return rate
-    rows, inner, columns = 1024, 512, 2048
+    rows, inner, columns = harness.GEMM
     hidden, weight = torch.randn(rows, inner), torch.randn(columns, inner)
     native = harness.compare({"native": lambda: ops.linear_gumbel_topk(hidden, weight, None, 1)}, seconds=seconds)[
         "native"
