@@ -1,7 +1,7 @@
 """What can a log teach? `python -m bench.attainable`, on the users of the quick preset.
 
-Each row says how far on the way from `random` to `belief` someone comes who has only the log of the random policy, and knows
-something besides:
+Each column says how far on the way from `random` to `belief` someone comes who has the log of the random policy, and knows
+besides:
 
 * *counts*: nothing.
 * *Bayesian, two slates*: that there are M hidden states, the law of a click, the prior of r and the very transitions; draws r
@@ -11,11 +11,11 @@ something besides:
 * *Bayesian*: the same with a look at the session: plans as `belief` does, with a belief over (draw of r, hidden state).
 * *hidden Markov*: the number of states and the law of a click, but not the transitions; fits users to the log from several
   random starts (`bench.hidden_markov`) and plans as the Bayesian does with what was fitted.
-* *best two slates*: the users.
+* *best two slates*: the users themselves.
 
 The last columns measure the trace that hidden states leave in a log: how much more probable, in nats, the true law makes
 the clicks of a log than the best law without hidden states, whose items have one success probability on the first step
-and another one later.
+and another one later; and how many success probabilities of other states than the first there are to be learnt from it.
 """
 
 from __future__ import annotations

@@ -70,12 +70,12 @@ inline __m512 fold_16(__m512 (&v)[16]) {
 
 // guessed_sums (block.h) of up to 16 blocks, whose sums must be between `least` and `most`. Not inlined: its constants
 // need their registers.
-__attribute__((noinline)) bool guessed_sums_of_blocks(const float* x, int64_t blocks, float shift, float least,
+__attribute__((noinline)) bool guessed_sums_of_blocks(const float* x, int64_t blocks, float guess, float least,
                                                       float most, float* sums) {
   __m512 lanes[16];
   __m512i highest = _mm512_setzero_si512();
   const auto bound = [&](const float* items) {
-    const __m512 y = _mm512_sub_ps(_mm512_loadu_ps(items), _mm512_set1_ps(shift));
+    const __m512 y = _mm512_sub_ps(_mm512_loadu_ps(items), _mm512_set1_ps(guess));
     const __m512 fixed = _mm512_fmadd_ps(y, _mm512_set1_ps(WeightBound::kScale), _mm512_set1_ps(WeightBound::kOne));
     const __m512i bits = _mm512_castps_si512(_mm512_max_ps(_mm512_set1_ps(WeightBound::kZero), fixed));  // keeps NaN
     highest = _mm512_max_epu32(highest, bits);
