@@ -39,9 +39,7 @@ from irecgan_ext.types import Trajectories
 SLATE = 10
 FITTED = 40_000  # sessions that the law without hidden states is fitted to, and as many that it is tried on
 PLAYED = 20_000  # sessions that measure the random policy and `belief`
-PAIRED = (
-    4_000  # sessions that measure what other policies with a look at history earn more than `counts`, of the same users
-)
+PAIRED = 4_000  # sessions, of the same users, that measure the others with a look at history beside `counts`
 FITS = 5  # hidden Markov users
 LEARNERS = ("counts", "Bayesian, two slates", "Bayesian", "hidden Markov", "best two slates")
 
